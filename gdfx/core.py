@@ -1,0 +1,210 @@
+"""The one idea, to be read first: an optimizer is a pytree of its hyperparameters.
+
+It has two methods, `init` and `update`, and everything that JAX does to values it does to optimizers:
+`jit` takes one as an argument and compiles once for all values, `vmap` batches them, `grad` differentiates
+through them. Schedules are pytrees too, and stand wherever a scalar hyperparameter does.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Set
+from typing import Any, Self, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from .pytrees import Value, as_arrays, pytree, static
+from .tree import check_like, check_params, leafwise
+
+Tree: TypeAlias = Any
+"""A pytree of arrays: params, grads, updates or state."""
+
+
+class Schedule(Value):
+    """A hyperparameter over time: `schedule(count)` is its value after `count` updates.
+
+    Subclasses are `@pytree` classes that define `value(self, count)`, where the count and all numeric fields
+    arrive as floats (float32, or float64 where x64 is enabled) and may be traced.
+    """
+
+    def value(self, count: jax.Array) -> jax.Array:
+        """The value after `count` updates."""
+        raise NotImplementedError
+
+    def __call__(self, count: Any) -> jax.Array:
+        """The value after `count` updates: a float scalar, or shaped like `count`."""
+        return jax.tree.map(jnp.asarray, as_arrays(self)).value(jnp.asarray(count).astype(float))
+
+    def plot(self, total: int | None = None, **kwargs: Any) -> Any:
+        """Draws the schedule over its first `total` steps; see `gdfx.schedules.plot`."""
+        from .schedules import plot
+
+        return plot(self, total=total, **kwargs)
+
+
+@pytree
+class from_function(Schedule):
+    """The schedule given by a function from the count, a float scalar, to a number; equal for the same function."""
+
+    fn: Callable[[Any], Any] = static()
+
+    def value(self, count):
+        return jnp.asarray(self.fn(count)).astype(float)
+
+
+class GradientTransformation(Value):
+    """Maps updates to updates, with state carried from step to step: any link of an optimizer, or a whole one.
+
+    Subclasses are `@pytree` classes with `init` and `update`. The fields are the hyperparameters.
+    """
+
+    def __post_init__(self):
+        for name in self._ranges:
+            value = getattr(self, name)
+            if callable(value) and not isinstance(value, Schedule):
+                object.__setattr__(self, name, from_function(value))
+        super().__post_init__()
+
+    def init(self, params: Tree) -> Tree:
+        """The state before the first update."""
+        raise NotImplementedError
+
+    def update(self, updates: Tree, state: Tree, params: Tree | None = None, **extra: Any) -> tuple[Tree, Tree]:
+        """The new updates, in the dtypes of the old, and the next state, with the avals of the old.
+
+        Of `extra` (`value`, `grad`, `value_fn`, `key`, ...) it takes what it `needs`, and ignores the rest.
+        """
+        raise NotImplementedError
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the arguments, beyond updates and state, without which `update` cannot work."""
+        return frozenset()
+
+    def at(self, count: jax.Array) -> Self:
+        """This transform with each schedule of its own replaced by its value after `count` updates."""
+        now = {}
+        for name in self._ranges:
+            value = getattr(self, name)
+            if isinstance(value, Schedule):
+                value = now[name] = value(count)
+            if getattr(value, "ndim", 0):
+                raise ValueError(
+                    f"{type(self).__name__}: {name} has shape {value.shape}, expected a scalar. To run one optimizer "
+                    "for each value, put the update under jax.vmap, or use gdfx.sweep"
+                )
+        return self.replace(**now) if now else self
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        """Unpacks: `init, update = gdfx.adam(1e-3)`."""
+        yield self.init
+        yield self.update
+
+
+@pytree
+class EmptyState:
+    """The state of a transform that carries nothing from step to step."""
+
+
+@pytree
+class CountState:
+    """The state of a stateless transform that has a schedule and stands alone, outside a chain."""
+
+    count: jax.Array  # int32 scalar: the updates made so far
+
+
+class Stateless(GradientTransformation):
+    """A transform without memory: subclasses define `apply(self, updates, params)`."""
+
+    def apply(self, updates: Tree, params: Tree | None) -> Tree:
+        """The new updates; schedules in the fields of `self` have their present value."""
+        raise NotImplementedError
+
+    def init(self, params):
+        check_params(params)
+        # In a chain the schedules are evaluated before a link is asked, so that the state does not depend on them.
+        alone = any(isinstance(getattr(self, name), Schedule) for name in self._ranges)
+        return CountState(jnp.zeros((), jnp.int32)) if alone else EmptyState()
+
+    def update(self, updates, state, params=None, **extra):
+        if "params" in self.needs and params is None:
+            raise missing_argument(self, {"params"})
+        if isinstance(state, CountState):
+            return self.at(state.count).apply(updates, params), CountState(increment(state.count))
+        return self.at(jnp.zeros((), jnp.int32)).apply(updates, params), state
+
+
+@pytree
+class identity(Stateless):
+    """Leaves the updates as they are."""
+
+    def apply(self, updates, params):
+        return updates
+
+
+@pytree
+class stateless(Stateless):
+    """A transform from a function `fn(updates, params) -> updates`."""
+
+    fn: Callable[[Tree, Tree | None], Tree] = static()
+
+    def apply(self, updates, params):
+        return self.fn(updates, params)
+
+
+@pytree
+class from_functions(GradientTransformation):
+    """A transform from a plain pair of functions, such as those of an optax transform.
+
+    `update_fn(updates, state, params)` gets those extra arguments that its signature takes.
+    """
+
+    init_fn: Callable[[Tree], Tree] = static()
+    update_fn: Callable[..., Any] = static()
+
+    def init(self, params):
+        return self.init_fn(params)
+
+    def update(self, updates, state, params=None, **extra):
+        parameters = inspect.signature(self.update_fn).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            extra = {name: value for name, value in extra.items() if name in parameters}
+        return self.update_fn(updates, state, params, **extra)
+
+
+def missing_argument(transform: GradientTransformation, names: Set[str]) -> TypeError:
+    """The error for an `update` that was not given what `transform` needs."""
+    call = ["grads", "state", "params", *(f"{name}=..." for name in sorted(names - {"params"}))]
+    return TypeError(f"{transform} needs {', '.join(sorted(names))}, which are missing: update({', '.join(call)})")
+
+
+def as_transformation(transform: Any) -> GradientTransformation:
+    """`transform` itself, or the gdfx form of an optax transform or other `(init, update)` pair of functions."""
+    if isinstance(transform, GradientTransformation):
+        return transform
+    if isinstance(transform, type):
+        raise TypeError(
+            f"{transform.__name__} is a class, expected a transform: call it, as in {transform.__name__}(...)"
+        )
+    is_pair = isinstance(transform, tuple) and len(transform) == 2
+    init, update = transform if is_pair else (getattr(transform, "init", None), getattr(transform, "update", None))
+    if not (callable(init) and callable(update)):
+        raise TypeError(
+            f"{transform!r} is a {type(transform).__name__}, expected a transform, or a pair of functions init, update"
+        )
+    return from_functions(init, update)
+
+
+@jax.jit
+def increment(count: jax.Array) -> jax.Array:
+    """`count + 1`, staying at the largest integer rather than wrapping around."""
+    return jnp.where(count < jnp.iinfo(count.dtype).max, count + 1, count)
+
+
+def apply_updates(params: Tree, updates: Tree) -> Tree:
+    """`params + updates`, leaf by leaf: added in at least float32, returned in the dtypes of `params`."""
+    check_like(updates, params, "updates", "params")
+    return leafwise(_add, (), params, read=(updates,))
+
+
+def _add(p, u):
+    return p + u

@@ -1,0 +1,211 @@
+"""Frozen dataclasses that are pytrees: what optimizers, schedules and states are made of."""
+
+import inspect
+import math
+from collections.abc import Hashable
+from dataclasses import dataclass, field, fields, replace
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    NamedTuple,
+    Self,
+    TypeAlias,
+    TypeVar,
+    dataclass_transform,
+    get_type_hints,
+)
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+
+class Range(NamedTuple):
+    """The values that a hyperparameter may have, both ends included."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    below: float = math.inf  # and strictly below this
+
+    def __contains__(self, value: object) -> bool:
+        number: Any = value
+        return bool(self.low <= number <= self.high and (number < self.below or self.below == math.inf))
+
+    def __str__(self) -> str:
+        if self.below != math.inf:
+            return f"at least {self.low:g} and below {self.below:g}"
+        if self.high != math.inf:
+            return f"between {self.low:g} and {self.high:g}"
+        return f"at least {self.low:g}" if self.low != -math.inf else "a number"
+
+
+ScalarOrSchedule: TypeAlias = Annotated[Any, Range()]
+"""A number, a scalar array, a `Schedule`, or a function from the count to a number."""
+NonNegative: TypeAlias = Annotated[Any, Range(0.0)]
+"""A `ScalarOrSchedule` of at least 0."""
+Decay: TypeAlias = Annotated[Any, Range(0.0, below=1.0)]
+"""A `ScalarOrSchedule` in [0, 1): the weight of the past in an average."""
+
+C = TypeVar("C", bound=type)
+
+
+def static(**kwargs: Any) -> Any:
+    """A dataclass field that is compiled into the program: a flag, a dtype, a function, a size."""
+    return field(**kwargs, metadata={"static": True})
+
+
+@dataclass_transform(frozen_default=True, eq_default=True, field_specifiers=(field, static))
+def pytree(cls: C) -> C:
+    """Makes `cls` a frozen dataclass whose fields, unless `static()`, are pytree children.
+
+    Two are equal when their type, static fields and numbers are; the hash goes with that. The repr of one that
+    holds numbers evaluates back to an equal one. JAX rebuilds one without the constructor: `__post_init__` sees
+    only what users write, never tracers, axis numbers or other placeholders.
+    """
+    # eq=False: the generated method cannot compare arrays, as their == gives no single bool.
+    cls = dataclass(frozen=True, eq=False, repr=False)(cls)
+    for name, method in (("__eq__", _eq), ("__hash__", _hash), ("__repr__", _repr)):
+        if getattr(cls, name) is getattr(object, name):
+            setattr(cls, name, method)
+    hints = get_type_hints(cls, include_extras=True)
+    notes = {f.name: getattr(hints.get(f.name), "__metadata__", ()) for f in fields(cls)}
+    cls._ranges = {name: n for name, ns in notes.items() for n in ns if isinstance(n, Range)}  # noqa: B010: not for users
+
+    children = tuple(f.name for f in fields(cls) if not f.metadata.get("static"))
+    constants = tuple(f.name for f in fields(cls) if f.metadata.get("static"))
+    keys = tuple(map(jax.tree_util.GetAttrKey, children))
+
+    def flatten(value: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        held = value.__dict__
+        return [held[name] for name in children], tuple([held[name] for name in constants])
+
+    def flatten_with_keys(value: Any) -> tuple[list[Any], tuple[Any, ...]]:
+        values, constant_values = flatten(value)
+        return list(zip(keys, values, strict=True)), constant_values
+
+    def unflatten(constant_values: tuple[Any, ...], values: Any) -> Any:
+        value = object.__new__(cls)
+        value.__dict__.update(zip(children, values, strict=True))
+        value.__dict__.update(zip(constants, constant_values, strict=True))
+        return value
+
+    jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
+    return cls
+
+
+class Frozen:
+    """A pytree, such as a mask, held in a static field: hashable, equal by value, printed as what it holds."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Frozen) and _parts(self.value) == _parts(other.value)
+
+    def __hash__(self) -> int:
+        return hash(_parts(self.value))
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+
+def _identity_of(leaf: Any) -> Any:
+    """Something hashable that is equal for equal leaves."""
+    if isinstance(leaf, Tracer) or not isinstance(leaf, jax.Array | np.ndarray | np.generic):
+        return leaf if isinstance(leaf, int | float | complex | str) else id(leaf)
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    array = np.asarray(leaf)
+    return array.item() if array.ndim == 0 else (array.shape, array.dtype.name, array.tobytes())
+
+
+def _parts(value: Any) -> tuple[Any, ...]:
+    leaves, structure = jax.tree.flatten(value)
+    return structure, *map(_identity_of, leaves)
+
+
+def _eq(self: Any, other: object) -> bool:
+    return self is other or (type(self) is type(other) and _parts(self) == _parts(other))
+
+
+def _hash(self: Any) -> int:
+    return hash(_parts(self))
+
+
+def show(value: Any) -> str:
+    """The value as an expression, as short as evaluates back to the same number."""
+    if isinstance(value, Tracer):
+        return f"<traced {value.aval.str_short()}>"
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        if value.ndim == 0 and np.issubdtype(value.dtype, np.number):
+            value = np.asarray(value)[()]
+            # the shortest decimal that gives this number in its own dtype
+            return str(value) if np.isfinite(value) else f"float('{value}')"
+        return f"<{value.dtype.name}{list(value.shape)}>"
+    if isinstance(value, np.dtype):
+        return repr(value.name)
+    if inspect.isfunction(value) or inspect.isclass(value):
+        return value.__name__
+    return f"float('{value}')" if isinstance(value, float) and not math.isfinite(value) else repr(value)
+
+
+def _repr(self: Any) -> str:
+    shown = []
+    for f in fields(self):
+        value = getattr(self, f.name)
+        is_default = value is f.default or (f.metadata.get("static") and value == f.default)
+        if not (is_default and (value is None or f.metadata.get("static"))):
+            shown.append(f"{f.name}={show(value)}")
+    prefix = "schedules." if type(self).__module__ == "gdfx.schedules" else ""
+    return f"{prefix}{type(self).__name__}({', '.join(shown)})"
+
+
+class Value:
+    """What optimizers and schedules share: checked fields, and a changed copy."""
+
+    _ranges: ClassVar[dict[str, Range]] = {}
+
+    def __post_init__(self) -> None:
+        for f in fields(self):  # pyright: ignore[reportArgumentType]: subclasses are dataclasses
+            value = getattr(self, f.name)
+            if isinstance(value, np.generic):
+                value = value.item()  # np.float64(0.1) and 0.1 would be two compilations
+            if f.name in self._ranges:
+                self._check(f.name, value)
+            elif f.name.endswith("dtype") and value is not None:
+                value = jnp.dtype(value)  # "bfloat16" and jnp.bfloat16 would be two compilations
+            elif f.metadata.get("static") and not isinstance(value, Hashable):
+                value = Frozen(value)
+            object.__setattr__(self, f.name, value)
+
+    def _check(self, name: str, value: Any) -> None:
+        where = f"{type(self).__name__}: {name}"
+        if isinstance(value, str | bytes | complex):
+            raise TypeError(f"{where} is {value!r}, expected a number, an array or a schedule")
+        if isinstance(value, int | float) and value not in self._ranges[name]:
+            raise ValueError(f"{where} is {value}, expected {self._ranges[name]}")
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other hyperparameters: `opt.replace(learning_rate=0.1)`; an unknown name raises `TypeError`."""
+        return replace(self, **changes)  # pyright: ignore[reportArgumentType]: subclasses are dataclasses
+
+
+def as_arrays(value: Any) -> Any:
+    """`value`, an optimizer or schedule, with each number as a float array (float32, or float64 under x64).
+
+    One compilation then serves a rate given as 1, 0.1, `np.float64(0.1)` or `jnp.float32(0.1)`, and `jax.grad`
+    reaches hyperparameters that were written as integers.
+    """
+
+    def convert(leaf):
+        if isinstance(leaf, bool) or not isinstance(leaf, int | float | np.number | np.ndarray | jax.Array):
+            return leaf
+        if isinstance(leaf, jax.Array):
+            return leaf.astype(float) if jnp.issubdtype(leaf.dtype, jnp.number) else leaf
+        # NumPy's: making a device array of each would cost more than the call of a small compiled step.
+        array = np.asarray(leaf)
+        return array.astype(jnp.result_type(float)) if np.issubdtype(array.dtype, np.number) else leaf
+
+    return jax.tree.map(convert, value)

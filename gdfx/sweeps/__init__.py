@@ -1,0 +1,1 @@
+"""Sweeps: many training runs as one program, and what came of them."""

@@ -1,0 +1,1 @@
+"""Training: the compiled step, the loop around it, mini-batches, stopping rules."""

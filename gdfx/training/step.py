@@ -1,0 +1,112 @@
+"""The training step: forward, backward and update, compiled as one program."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..core import GradientTransformation, Tree, apply_updates, as_transformation
+from ..pytrees import as_arrays, pytree
+from ..tree import check_params, norm
+
+PROVIDED = frozenset({"params", "value", "grad", "value_fn"})
+"""What a step always offers to the optimizer; anything else is passed to the step by name."""
+
+Metrics = dict[str, Any]
+
+
+@pytree
+class TrainState:
+    """What training changes: the params and the optimizer's state."""
+
+    params: Tree
+    opt_state: Tree
+
+    @classmethod
+    def create(cls, optimizer: Any, params: Tree) -> "TrainState":
+        """The state before the first step.
+
+        It holds copies of `params`, so that the step, which donates its state, leaves the caller's arrays alone.
+        """
+        check_params(params)
+
+        def copied():
+            return jax.tree.map(lambda p: jnp.array(p, copy=True), params)
+
+        # The optimizer gets copies of its own: one that keeps params in its state would donate them twice.
+        return cls(copied(), as_transformation(optimizer).init(copied()))
+
+
+def value_and_grad(
+    loss_fn: Callable[..., Any], params: Tree, batch: Tree, *, has_aux: bool = False
+) -> tuple[tuple[jax.Array, Any], Tree]:
+    """`((loss, aux), grads)` of `loss_fn(params, batch)`; aux is None without `has_aux`.
+
+    Raises `TypeError` for params without gradients, `ValueError` for a loss that is not one real number.
+    """
+    check_params(params)
+
+    def loss(params):
+        out = loss_fn(params, batch)
+        if has_aux and not (isinstance(out, tuple) and len(out) == 2):
+            raise ValueError(f"loss_fn returned a {type(out).__name__}, expected a pair (loss, aux), as has_aux=True")
+        value, aux = out if has_aux else (out, None)
+        if value is None or isinstance(value, tuple | list | dict):
+            raise ValueError(
+                f"loss_fn returned a {type(value).__name__}, expected a scalar; with aux, pass has_aux=True"
+            )
+        value = jnp.asarray(value)
+        if value.shape != ():
+            raise ValueError(
+                f"loss_fn returned shape {value.shape}, expected a scalar: average over the examples with .mean()"
+            )
+        if not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(f"loss_fn returned dtype {value.dtype}, expected a real floating-point number")
+        return value, aux
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+
+def step_function(loss_fn: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The step of `make_step` as a pure function, not compiled: for use under one's own `jit`, `vmap` or `scan`."""
+
+    def step(
+        optimizer: GradientTransformation, state: TrainState, batch: Tree, **extra: Any
+    ) -> tuple[TrainState, Metrics]:
+        if missing := optimizer.needs - PROVIDED - extra.keys():
+            raise TypeError(
+                f"{optimizer} needs {', '.join(sorted(missing))}, which the step does not make by itself: "
+                f"pass it by name, step(optimizer, state, batch, {sorted(missing)[0]}=...)"
+            )
+
+        def value_fn(params: Tree) -> jax.Array:
+            return loss_fn(params, batch)[0] if has_aux else loss_fn(params, batch)
+
+        (loss, aux), grads = value_and_grad(loss_fn, state.params, batch, has_aux=has_aux)
+        extra = {"value": loss, "grad": grads, "value_fn": value_fn, **extra}
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **extra)
+        metrics = {"loss": loss, "grad_norm": norm(grads)} | ({"aux": aux} if has_aux else {})
+        return TrainState(apply_updates(state.params, updates), opt_state), metrics
+
+    return step
+
+
+def make_step(loss_fn: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., tuple[TrainState, Metrics]]:
+    """A compiled `step(optimizer, state, batch, **extra) -> (state, metrics)` down `loss_fn(params, batch)`.
+
+    `state` is a `TrainState`, and is donated: go on with the one returned. `metrics` has `loss` and `grad_norm`, before
+    the update, and with `has_aux` what the loss returned beside its value as `aux`. The optimizer gets `value`,
+    `grad` and `value_fn`, and `extra` (arrays, such as `key=`). One compilation serves all values of the
+    optimizer's hyperparameters, however they are written.
+    """
+    compiled = jax.jit(step_function(loss_fn, has_aux=has_aux), donate_argnums=1)
+
+    def step(optimizer: Any, state: TrainState, batch: Tree, **extra: Any) -> tuple[TrainState, Metrics]:
+        if not isinstance(state, TrainState):
+            raise TypeError(
+                f"state is a {type(state).__name__}, expected a TrainState: TrainState.create(optimizer, params)"
+            )
+        return compiled(as_arrays(as_transformation(optimizer)), state, batch, **extra)
+
+    return step

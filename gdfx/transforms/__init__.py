@@ -1,0 +1,1 @@
+"""Links of optimizers: clipping, decay, momentum, scaling."""

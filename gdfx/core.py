@@ -60,6 +60,10 @@ class GradientTransformation(Value):
     def __post_init__(self):
         for name in self._ranges:
             value = getattr(self, name)
+            if isinstance(value, type):
+                raise TypeError(
+                    f"{type(self).__name__}: {name} is the class {value.__name__}: call it, as in {value.__name__}(...)"
+                )
             if callable(value) and not isinstance(value, Schedule):
                 object.__setattr__(self, name, from_function(value))
         super().__post_init__()

@@ -18,16 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-class _Positive(Range):
-    """All numbers above 0."""
-
-    def __contains__(self, value: object) -> bool:
-        return super().__contains__(value) and value != 0
-
-    def __str__(self) -> str:
-        return "more than 0"
-
-
 class _Updates(Range):
     """A range of lengths; the sum of those of a schedule is its own length."""
 
@@ -36,7 +26,7 @@ Number: TypeAlias = Annotated[Any, Range()]
 """A number or a scalar array."""
 NonNegative: TypeAlias = Annotated[Any, Range(0.0)]
 """A `Number` of at least 0."""
-Positive: TypeAlias = Annotated[Any, _Positive()]
+Positive: TypeAlias = Annotated[Any, Range(above=0.0)]
 """A `Number` of more than 0."""
 Fraction: TypeAlias = Annotated[Any, Range(0.0, 1.0)]
 """A `Number` between 0 and 1."""

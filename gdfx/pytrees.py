@@ -23,22 +23,28 @@ from jax.core import Tracer
 
 
 class Range(NamedTuple):
-    """The values that a hyperparameter may have, both ends included."""
+    """The values that a hyperparameter may have: from `low` to `high`, and strictly between `above` and `below`."""
 
     low: float = -math.inf
     high: float = math.inf
-    below: float = math.inf  # and strictly below this
+    above: float | None = None
+    below: float | None = None
 
     def __contains__(self, value: object) -> bool:
         number: Any = value
-        return bool(self.low <= number <= self.high and (number < self.below or self.below == math.inf))
+        inside = self.low <= number <= self.high
+        return bool(
+            inside and (self.above is None or number > self.above) and (self.below is None or number < self.below)
+        )
 
     def __str__(self) -> str:
-        if self.below != math.inf:
-            return f"at least {self.low:g} and below {self.below:g}"
-        if self.high != math.inf:
-            return f"between {self.low:g} and {self.high:g}"
-        return f"at least {self.low:g}" if self.low != -math.inf else "a number"
+        limits = [
+            f"at least {self.low:g}" if self.low != -math.inf else "",
+            f"at most {self.high:g}" if self.high != math.inf else "",
+            f"more than {self.above:g}" if self.above is not None else "",
+            f"less than {self.below:g}" if self.below is not None else "",
+        ]
+        return " and ".join(filter(None, limits)) or "a number"
 
 
 ScalarOrSchedule: TypeAlias = Annotated[Any, Range()]
@@ -144,6 +150,8 @@ def show(value: Any) -> str:
             # the shortest decimal that gives this number in its own dtype
             return str(value) if np.isfinite(value) else f"float('{value}')"
         return f"<{value.dtype.name}{list(value.shape)}>"
+    if type(value) is tuple:
+        return f"({', '.join(map(show, value))}{',' * (len(value) == 1)})"
     if isinstance(value, np.dtype):
         return repr(value.name)
     if inspect.isfunction(value) or inspect.isclass(value):

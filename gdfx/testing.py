@@ -94,10 +94,15 @@ def check_transformation(
             invariant(subject)
         except Exception as error:
             told = "" if type(error) is AssertionError else f"it raised {type(error).__name__}: "
-            message = (
-                f"{transform} breaks the invariant {name!r}: {told}{str(error)[:2000]}\n({name}: {invariant.__doc__})"
-            )
-            raise InvariantError(name, message) from error
+            told = f"{_show(transform)} breaks the invariant {name!r}: {told}{str(error)[:2000]}"
+            raise InvariantError(name, f"{told}\n({name}: {invariant.__doc__})") from error
+
+
+def _show(transform: Any) -> str:
+    try:
+        return repr(transform)
+    except Exception:  # the invariant "repr" is to tell
+        return type(transform).__name__
 
 
 def trees_close(found: Tree, expected: Tree, rtol: float = 1e-6, atol: float = 0.0) -> None:
@@ -158,7 +163,7 @@ def assert_single_trace(fn: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
 
 def _retrace_cause(now: Tree, first: Tree) -> str:
     try:
-        _expect_avals("argument ", now, first)
+        _expect_avals("argument", now, first)
     except AssertionError as error:
         return str(error)
     return "a static field or other compiled-in value differs from the first call's"
@@ -351,7 +356,7 @@ def _expect_avals(name: str, found: Tree, expected: Tree, weak: bool = True) -> 
     """Raises where structure, shape, dtype or, if asked for, weak type differ."""
     if jax.tree.structure(found) != jax.tree.structure(expected):
         raise AssertionError(
-            f"{name}has another structure: found {jax.tree.structure(found)}, expected {jax.tree.structure(expected)}"
+            f"{name} has another structure: found {jax.tree.structure(found)}, expected {jax.tree.structure(expected)}"
         )
     pairs = zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True)
     for (path, x), y in pairs:
@@ -411,7 +416,7 @@ def _blame(s: _Subject, with_number: Callable[[int], Any], error: Exception) -> 
     """The error, told with the name of the number for which alone `with_number(i)` raises, if there is one."""
     told = f"{type(error).__name__}: {str(error)[:500]}"
     with contextlib.suppress(Exception):
-        jax.eval_shape(s.steps, s.transform, s.params, s.stacked)
+        jax.eval_shape(functools.partial(s.steps, s.transform), s.params, s.stacked)
         for i, h in enumerate(s.hyperparameters):
             try:
                 with_number(i)
@@ -439,14 +444,14 @@ def _state_avals(s: _Subject) -> None:
     """The state has the same structure, shapes, dtypes and weak types before and after `update`: safe in `lax.scan`."""
     s.expect_avals(s.params, s.grads[0], state=True)
     _expect_avals("state", s.eager[0][1], s.transform.init(s.params))
-    jax.eval_shape(s.steps, s.transform, s.params, s.stacked)
+    jax.eval_shape(functools.partial(s.steps, s.transform), s.params, s.stacked)
 
 
 def _no_aliases(s: _Subject) -> None:
     """No leaf of the state shares its buffer with a param, a hyperparameter or another leaf of the state."""
     state = s.transform.init(s.params)
     seen: dict[int, str] = {}
-    for name, tree in (("params", s.params), ("the transform", s.transform), ("state", state)):
+    for name, tree in (("params", s.params), ("transform", s.transform), ("state", state)):
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
             if not isinstance(leaf, jax.Array) or not leaf.size:
                 continue

@@ -11,24 +11,21 @@ def plot_sweep(result: Any, path: Any = None) -> Any:
     """Draws each metric of a `SweepResult` against the first hyperparameter that was varied.
 
     The line is the mean over the seeds and the band its standard deviation, with one line for each combination of the
-    others that were varied; optimizers that diverged with some seed are marked above the axis by a cross. Axes are
+    others that were varied; optimizers that diverged with some seed are marked at the top by a cross. Axes are
     logarithmic where the values are positive and span more than a factor of 20. Returns the figure, and writes it to
-    `path` if that is given.
+    `path` if that is given; otherwise it is one of pyplot's, for `plt.show()`.
     """
-    plt = require("matplotlib.pyplot", "examples")
+    new_figure = require("matplotlib.pyplot", "examples").figure
+    if path is not None:
+        new_figure = require("matplotlib.figure", "examples").Figure
     varied = result.varied or {"optimizer": np.arange(len(result.diverged))}
     (x_name, x), *others = varied.items()
     groups: dict[str, list[int]] = {}
     for i in range(len(x)):
         groups.setdefault(", ".join(f"{name}={values[i]:.3g}" for name, values in others), []).append(i)
 
-    figure, axes = plt.subplots(
-        1,
-        len(result.metrics),
-        figsize=(1.5 + 4.8 * len(result.metrics), 4.2),
-        squeeze=False,
-        layout="constrained",
-    )
+    figure = new_figure(figsize=(1.5 + 4.8 * len(result.metrics), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(result.metrics), squeeze=False)
     any_diverged = result.diverged.any(axis=1)
     best = None if any_diverged.all() else int(result.order[0])
     for ax, name in zip(axes[0], result.metrics, strict=True):

@@ -28,9 +28,7 @@ class SweepResult:
     seeds: list[int]
     params: Tree  # leaves of shape (optimizers, seeds, ...)
     history: dict[str, np.ndarray] = field(repr=False)  # loss of shape (optimizers, seeds, steps); NaN once diverged
-    metrics: dict[
-        str, np.ndarray
-    ]  # of shape (optimizers, seeds): train_loss, the mean of the last epoch, and those of evaluate
+    metrics: dict[str, np.ndarray]  # of shape (optimizers, seeds): train_loss (mean of the last epoch), and others
     diverged: np.ndarray  # bools of shape (optimizers, seeds)
     diverged_at: np.ndarray  # the step that was not finite, -1 if there was none
     metric: str
@@ -56,12 +54,17 @@ class SweepResult:
         return jax.tree.map(lambda x: float(str(np.asarray(x)[index])), self.optimizers)
 
     def mean(self, name: str) -> np.ndarray:
-        """The mean over the seeds of a metric; NaN where a seed diverged."""
-        return np.where(self.diverged, np.nan, self.metrics[name]).mean(axis=1)
+        """The mean of a metric over the seeds that did not diverge; NaN if all did."""
+        kept = np.maximum((~self.diverged).sum(axis=1), 1)
+        mean = np.where(self.diverged, 0, self.metrics[name]).sum(axis=1) / kept
+        return np.where(self.diverged.all(axis=1), np.nan, mean)
 
     def spread(self, name: str) -> np.ndarray:
-        """The standard deviation over the seeds of a metric; NaN where a seed diverged, 0 for a single seed."""
-        return np.where(self.diverged, np.nan, self.metrics[name]).std(axis=1, ddof=min(1, len(self.seeds) - 1))
+        """The standard deviation of a metric over the seeds that did not diverge; 0 for a single one, NaN for none."""
+        kept = (~self.diverged).sum(axis=1)
+        values = np.where(self.diverged, np.nan, self.metrics[name])
+        squares = np.nan_to_num(values - self.mean(name)[:, None]) ** 2
+        return np.where(kept > 0, np.sqrt(squares.sum(axis=1) / np.maximum(kept - 1, 1)), np.nan)
 
     @property
     def order(self) -> np.ndarray:
@@ -89,9 +92,9 @@ class SweepResult:
         )
 
     def table(self) -> str:
-        """One row for each optimizer: what was varied, means and spreads over the seeds, how many seeds diverged.
+        """One row for each optimizer: what was varied, means ± spreads over the seeds, how many seeds diverged.
 
-        The best is marked with a star.
+        The best is marked with a star. Where some seeds diverged, the means of the others stand in brackets.
         """
         varied = self.varied or {"optimizer": np.arange(len(self.diverged))}
         several = len(self.seeds) > 1
@@ -99,8 +102,8 @@ class SweepResult:
         for name in self.metrics:
             means, spreads = self.mean(name), self.spread(name)
             columns[name] = [
-                "-" if np.isnan(m) else f"{m:.4f}" + (f" ± {s:.4f}" if several else "")
-                for m, s in zip(means, spreads, strict=True)
+                "-" if d.all() else f"({m:.4f})" if d.any() else f"{m:.4f}" + (f" ± {s:.4f}" if several else "")
+                for m, s, d in zip(means, spreads, self.diverged, strict=True)
             ]
         columns["diverged"] = [f"{d.sum()} of {d.size}" if d.any() else "" for d in self.diverged]
         best = None if self.diverged.any(axis=1).all() else int(self.order[0])

@@ -17,6 +17,9 @@ from ..tree import norm
 from .grid import batched
 from .result import SweepResult
 
+SAMPLE = 16
+"""Batches on which the loss before training is taken."""
+
 
 def sweep(
     loss_fn: Callable[..., Any],
@@ -62,16 +65,21 @@ def sweep(
     per_epoch = orders[0].steps_per_epoch if orders else 1
     step = step_function(loss_fn)
 
-    def cut(data, row):
+    def batch_of(data, row):
         return data if row is None else jax.tree.map(lambda rows: rows[row], data)
-
-    def first_losses(data, seed, rows):
-        params = init_fn(jax.random.fold_in(base, seed))
-        return jax.lax.map(lambda row: loss_fn(params, cut(data, row)), rows)
 
     def start(optimizer, seed):
         state = TrainState.create(optimizer, init_fn(jax.random.fold_in(base, seed)))
         return {"state": state, "diverged_at": jnp.full((), -1, jnp.int32)}
+
+    @jax.jit
+    def start_all(optimizer, seeds, data, rows):
+        def losses(seed, rows):
+            params = init_fn(jax.random.fold_in(base, seed))
+            return jax.vmap(lambda row: loss_fn(params, batch_of(data, row)))(rows)
+
+        first = None if rows is None else jax.vmap(losses)(seeds, rows)
+        return jax.vmap(jax.vmap(start, (None, 0)), (0, None))(optimizer, seeds), first
 
     def member_step(optimizer, member, batch, made):
         state, metrics = step(optimizer, member["state"], batch)
@@ -84,7 +92,7 @@ def sweep(
 
     def body(constants, carry, row):
         optimizer, data = constants
-        batch = cut(data, row)
+        batch = batch_of(data, row)
         over_seeds = jax.vmap(member_step, (None, 0, None if row is None else 0, None))
         over_all = jax.vmap(over_seeds, (0, 0, None, None))
         held, loss = over_all(optimizer, carry["members"], batch, carry["step"])
@@ -99,23 +107,20 @@ def sweep(
     def watch(made, losses):
         finite = losses[-1][np.isfinite(losses[-1])]
         bar.set_postfix_str(
-            f"{finite.size} of {losses[-1].size} alive" + (f", best loss {finite.min():.3g}" if finite.size else ""),
+            f"{finite.size} of {losses[-1].size} finite" + (f", best loss {finite.min():.3g}" if finite.size else ""),
             refresh=False,
         )
         bar.update(made)
 
     data = jax.tree.map(jnp.asarray, data)
-    seed_array = jnp.asarray(seeds, jnp.uint32)
     try:
-        starts = jax.vmap(jax.vmap(start, (None, 0)), (0, None))
+        rows = np.stack([order.epoch(0)[:SAMPLE] for order in orders]) if orders else None
+        held, first = start_all(optimizer, jnp.asarray(seeds, jnp.uint32), data, rows)
         carry, losses, seconds = run_loop(
             body,
             lambda carry: jnp.all(carry["members"]["diverged_at"] >= 0),
             (optimizer, data),
-            {
-                "members": jax.jit(starts)(optimizer, seed_array),
-                "step": jnp.zeros((), jnp.int32),
-            },
+            {"members": held, "step": jnp.zeros((), jnp.int32)},
             take,
             total,
             watch,
@@ -128,17 +133,13 @@ def sweep(
     params = carry["members"]["state"].params
     scores = jax.jit(jax.vmap(jax.vmap(evaluate)))(params) if evaluate else {}
     train_loss = losses[..., -per_epoch:].mean(axis=-1)
-    first = losses[..., :1]
-    if orders:  # the loss on the first batch alone may be low by chance
-        rows = np.stack([order.epoch(0) for order in orders])
-        first = np.asarray(jax.jit(jax.vmap(first_losses, (None, 0, 0)))(data, seed_array, rows))
     return SweepResult(
         optimizers=optimizer,
         seeds=seeds,
         params=params,
         history={"loss": losses},
         metrics={"train_loss": train_loss} | {name: np.asarray(values) for name, values in scores.items()},
-        diverged=(diverged_at >= 0) | ~(train_loss <= _limit(first)),
+        diverged=(diverged_at >= 0) | ~(train_loss <= _limit(losses[..., :1] if first is None else np.asarray(first))),
         diverged_at=diverged_at,
         metric=metric,
         mode=mode,
@@ -147,11 +148,11 @@ def sweep(
 
 
 def _limit(first: np.ndarray) -> np.ndarray:
-    """The mean of the losses at the start, on each batch, with room for chance (three standard errors) and rounding."""
+    """What a loss may be after training, given losses from before it: their mean, with room for chance and rounding."""
     first = first.astype(np.float64)
-    batches = first.shape[-1]
-    chance = 3 * np.sqrt(2 / batches) * first.std(axis=-1, ddof=min(1, batches - 1))
-    return first.mean(axis=-1) + chance + 1e-5 * np.abs(first.mean(axis=-1))
+    with np.errstate(invalid="ignore"):  # losses that are not finite from the start
+        mean, error = first.mean(axis=-1), first.std(axis=-1) * np.sqrt(2 / first.shape[-1])
+        return mean + 3 * error + 1e-5 * np.abs(mean)
 
 
 def _check_metrics(init_fn: Any, evaluate: Any, metric: str) -> None:

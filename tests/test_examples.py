@@ -1,0 +1,197 @@
+"""The examples run as scripts, do what they say, and refuse wrong flags."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from matplotlib.image import imread
+
+import gdfx
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
+
+# One row for each flag and way of being wrong: the example, the flags, and the flag that the message names.
+WRONG = [
+    ("gradient_descent", "--steps 0", "--steps"),
+    ("gradient_descent", "--batch-size 151", "--batch-size"),
+    ("gradient_descent", "--seed -1", "--seed"),
+    ("gradient_descent", "--output missing/x.png", "--output"),
+    ("hypergradient", "--learning-rate 0", "--learning-rate"),
+    ("hypergradient", "--learning-rate nan", "--learning-rate"),
+    ("hypergradient", "--steps -3", "--steps"),
+    ("hypergradient", "--steps 2.5", "--steps"),
+    ("hypergradient", "--outer-steps 0", "--outer-steps"),
+    ("hypergradient", "--outer-rate inf", "--outer-rate"),
+    ("lr_sweep", "--optimizer nonesuch", "--optimizer"),
+    ("lr_sweep", "--min-rate 0", "--min-rate"),
+    ("lr_sweep", "--min-rate 2 --max-rate 1", "--max-rate"),
+    ("lr_sweep", "--max-rate inf", "--max-rate"),
+    ("lr_sweep", "--rates 1", "--rates"),
+    ("lr_sweep", "--rates many", "--rates"),
+    ("lr_sweep", "--seeds 0", "--seeds"),
+    ("lr_sweep", "--epochs 0", "--epochs"),
+    ("lr_sweep", "--batch-size 2000", "--batch-size"),
+    ("lr_sweep", "--output x.jpeg", "--output"),
+    ("quickstart", "--learning-rate -1", "--learning-rate"),
+    ("quickstart", "--epochs 0", "--epochs"),
+    ("quickstart", "--nonesuch 1", "--nonesuch"),
+]
+
+
+def run(name, *flags):
+    """What the example prints; it runs with this gdfx, this compilation cache, and as strictly as the tests."""
+    path = [str(Path(gdfx.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {
+        "JAX_NUMPY_DTYPE_PROMOTION": "strict",
+        "JAX_NUMPY_RANK_PROMOTION": "raise",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+        "MPLBACKEND": "Agg",
+        "PYTHONIOENCODING": "utf-8",
+        "PYTHONPATH": os.pathsep.join(path),
+    }
+    if jax.config.jax_compilation_cache_dir:
+        environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir
+    warnings = ["error", *(f"ignore:Error {verb} persistent compilation cache" for verb in ("reading", "writing"))]
+    command = [sys.executable, *(f"-W{warning}" for warning in warnings), str(EXAMPLES / f"{name}.py")]
+    done = subprocess.run(
+        [*command, *map(str, flags)], env=environment, capture_output=True, encoding="utf-8", timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def load(name):
+    """The example as a module."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def check_picture(path, width, height):
+    pixels = imread(path)
+    assert pixels.shape[0] > height
+    assert pixels.shape[1] > width
+    for part in (pixels[:, : width // 2, :3], pixels[:, width // 2 :, :3]):
+        assert part.std() > 0.05, "the picture is blank"
+
+
+def rows(text, header):
+    """The lines of the table under the line that starts with `header`, cut into cells."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.lstrip().startswith(header))
+    table = []
+    for line in lines[start + 1 :]:
+        if not line.strip():
+            break
+        table.append(re.split(r"\s{2,}", line.strip()))
+    return table
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_lr_sweep(optimizer, tmp_path):
+    picture = tmp_path / "x.png"
+    flags = ["--optimizer", optimizer, "--rates", 4, "--seeds", 2, "--epochs", 3, "--output", picture]
+    text = run("lr_sweep", *flags)
+    header, line, *table = text.splitlines()[:6]
+    assert header.split() == ["learning_rate", "train_loss", "test_accuracy", "diverged"]
+    assert set(line) == {"-", " "}
+    assert [float(row.split()[0]) for row in table] == pytest.approx([1e-4, 4.642e-3, 0.2154, 10])
+
+    (starred,) = (row for row in table if row.endswith("*"))
+    found = re.search(r"^best optimizer: (.*)$", text, re.MULTILINE)
+    assert found is not None
+    best = eval(found[1], dict(vars(gdfx)))
+    assert type(best) is vars(gdfx)[optimizer]
+    assert repr(best) == found[1]
+    assert best.learning_rate == pytest.approx(float(starred.split()[0]), rel=1e-3)
+
+    found = re.search(r"^its mean test accuracy: (.*)%$", text, re.MULTILINE)
+    assert found is not None
+    assert 85 < float(found[1]) <= 100
+    assert re.search(r"^[\d.]+ s to compile, [\d.]+ s to run, [\d.]+ s in total$", text, re.MULTILINE)
+    assert f"wrote {picture}" in text
+    check_picture(picture, width=1000, height=300)
+
+
+def test_lr_sweep_knows_every_optimizer_with_a_learning_rate():
+    known = load("lr_sweep").OPTIMIZERS
+    assert known.keys() >= {"sgd", "rmsprop", "adagrad", "adam", "adamw"}
+    for name, optimizer in known.items():
+        assert type(optimizer(learning_rate=0.1)).__name__ == name
+
+
+def test_quickstart():
+    text = run("quickstart", "--epochs", 5)
+    assert text.startswith("FitResult(status='epochs', steps=220, loss=")
+    found = re.search(r"^test accuracy: (.*)%$", text, re.MULTILINE)
+    assert found is not None
+    assert 90 < float(found[1]) <= 100
+
+
+def test_gradient_descent(tmp_path):
+    picture = tmp_path / "x.png"
+    text = run("gradient_descent", "--output", picture)
+    table = {name: [float(n) for n in numbers] for name, *numbers in rows(text, "optimizer")[:-1]}
+    (smallest,) = table.pop("least squares")
+    assert len(table) == 6
+    for name, (loss, above) in table.items():
+        assert above == pytest.approx(loss - smallest, abs=2e-6)
+        assert -1e-6 < above < 0.05, name
+    for name in "Gradient descent", "Momentum":
+        assert table[name][1] < 1e-4
+    assert f"wrote {picture}" in text
+    check_picture(picture, width=1200, height=700)
+
+
+def test_hypergradient():
+    text = run("hypergradient")
+    _, shown, *_ = re.findall(r"^adam\(.*\)$", text, re.MULTILINE)
+    derivatives = dict(item.split("=") for item in shown[len("adam(") : -1].split(", "))
+    compared = rows(text, "hyperparameter")
+    assert [name for name, *_ in compared] == ["learning_rate", "b1", "b2", "eps"]
+    for name, derivative, difference in compared:
+        assert float(derivative) == pytest.approx(float(derivatives[name]), abs=1e-8)
+        assert float(derivative) == pytest.approx(float(difference), rel=1e-3)
+        assert float(derivative) != 0
+
+    steps = rows(text, "outer step")
+    assert [int(i) for i, _, _ in steps] == list(range(11))
+    losses = [float(loss) for _, _, loss in steps]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.85 * losses[0]
+
+
+@pytest.mark.parametrize(("name", "flags", "named"), WRONG, ids=lambda value: str(value))
+def test_wrong_flags(name, flags, named, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *flags.split()])
+    with pytest.raises(SystemExit) as stopped:
+        load(name).main()
+    assert stopped.value.code == 2
+    assert named in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_shows_the_defaults(name, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        load(name).main()
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert text.count("(default: ") == text.count("\n  --")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_short_and_says_how_to_run_it(name):
+    text = (EXAMPLES / f"{name}.py").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 100
+    assert f"    python examples/{name}.py\n" in (load(name).__doc__ or "")
+    assert f"test_{name}" in globals()

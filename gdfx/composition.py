@@ -151,9 +151,11 @@ def _needs(links: tuple[GradientTransformation, ...]) -> frozenset[str]:
 def _names(links: tuple[GradientTransformation, ...]) -> tuple[str, ...]:
     names: list[str] = []
     for link in links:
-        name = link.update_fn.__qualname__.split(".")[0] if isinstance(link, from_functions) else type(link).__name__
-        taken = names.count(name) + sum(n.startswith(f"{name}_") and n[len(name) + 1 :].isdigit() for n in names)
-        names.append(f"{name}_{taken}" if taken else name)
+        name = type(link).__name__
+        if isinstance(link, from_functions):  # optax's are called after the function that made them
+            name = getattr(link.update_fn, "__qualname__", name).split(".")[0]
+        choices = (name, *(f"{name}_{k}" for k in range(1, len(links))))
+        names.append(next(choice for choice in choices if choice not in names))
     return tuple(names)
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from .pytrees import Value, as_arrays, pytree, static
-from .tree import check_like, check_params, leafwise
+from .tree import cast_like, check_like, check_params, leafwise, widen
 
 Tree: TypeAlias = Any
 """A pytree of arrays: params, grads, updates or state."""
@@ -91,10 +91,14 @@ class GradientTransformation(Value):
             value = getattr(self, name)
             if isinstance(value, Schedule):
                 value = now[name] = value(count)
-            if getattr(value, "ndim", 0):
+            if value is None:
+                if name in self._optional:
+                    continue
+                raise TypeError(f"{type(self).__name__}: {name} is None, expected a number or a schedule")
+            if jnp.ndim(value):
                 raise ValueError(
-                    f"{type(self).__name__}: {name} has shape {value.shape}, expected a scalar. To run one optimizer "
-                    "for each value, put the update under jax.vmap, or use gdfx.sweep"
+                    f"{type(self).__name__}: {name} has shape {jnp.shape(value)}, expected a scalar. To run one "
+                    "optimizer for each value, put the update under jax.vmap, or use gdfx.sweep"
                 )
         return self.replace(**now) if now else self
 
@@ -159,20 +163,22 @@ class stateless(Stateless):
 class from_functions(GradientTransformation):
     """A transform from a plain pair of functions, such as those of an optax transform.
 
-    `update_fn(updates, state, params)` gets those extra arguments that its signature takes.
+    `update_fn(updates, state, params)` gets those extra arguments that its signature takes. Half-precision params and
+    updates reach the functions as float32, so that the state has float32 slots and keeps its dtypes.
     """
 
     init_fn: Callable[[Tree], Tree] = static()
     update_fn: Callable[..., Any] = static()
 
     def init(self, params):
-        return self.init_fn(params)
+        return self.init_fn(widen(params))
 
     def update(self, updates, state, params=None, **extra):
         parameters = inspect.signature(self.update_fn).parameters
         if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             extra = {name: value for name, value in extra.items() if name in parameters}
-        return self.update_fn(updates, state, params, **extra)
+        new, state = self.update_fn(widen(updates), state, widen(params), **extra)
+        return cast_like(new, updates), state
 
 
 def missing_argument(transform: GradientTransformation, names: Set[str]) -> TypeError:

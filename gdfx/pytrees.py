@@ -13,6 +13,7 @@ from typing import (
     TypeAlias,
     TypeVar,
     dataclass_transform,
+    get_args,
     get_type_hints,
 )
 
@@ -76,8 +77,15 @@ def pytree(cls: C) -> C:
         if getattr(cls, name) is getattr(object, name):
             setattr(cls, name, method)
     hints = get_type_hints(cls, include_extras=True)
-    notes = {f.name: getattr(hints.get(f.name), "__metadata__", ()) for f in fields(cls)}
-    cls._ranges = {name: n for name, ns in notes.items() for n in ns if isinstance(n, Range)}  # noqa: B010: not for users
+    cls._ranges, cls._optional = {}, set()  # pyright: ignore[reportAttributeAccessIssue]: of Value, hidden from users
+    for f in fields(cls):
+        hint = hints.get(f.name)
+        for option in (hint,) if hasattr(hint, "__metadata__") else get_args(hint):
+            for note in getattr(option, "__metadata__", ()):
+                if isinstance(note, Range):
+                    cls._ranges[f.name] = note
+            if option is type(None):
+                cls._optional.add(f.name)
 
     children = tuple(f.name for f in fields(cls) if not f.metadata.get("static"))
     constants = tuple(f.name for f in fields(cls) if f.metadata.get("static"))
@@ -124,7 +132,10 @@ def _identity_of(leaf: Any) -> Any:
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     array = np.asarray(leaf)
-    return array.item() if array.ndim == 0 else (array.shape, array.dtype.name, array.tobytes())
+    if array.ndim:
+        return array.shape, array.dtype.name, array.tobytes()
+    # By the shortest decimal, as it is printed: float32's 0.1 is the 0.1 that one writes, not 0.10000000149.
+    return float(str(array)) if jnp.issubdtype(array.dtype, jnp.floating) else array.item()
 
 
 def _parts(value: Any) -> tuple[Any, ...]:
@@ -145,11 +156,11 @@ def show(value: Any) -> str:
     if isinstance(value, Tracer):
         return f"<traced {value.aval.str_short()}>"
     if isinstance(value, jax.Array | np.ndarray | np.generic):
-        if value.ndim == 0 and np.issubdtype(value.dtype, np.number):
+        if value.ndim == 0 and jnp.issubdtype(value.dtype, np.number):
+            # The shortest decimal that gives this number in its own dtype.
             value = np.asarray(value)[()]
-            # the shortest decimal that gives this number in its own dtype
             return str(value) if np.isfinite(value) else f"float('{value}')"
-        return f"<{value.dtype.name}{list(value.shape)}>"
+        return f"<{value.dtype}{list(value.shape)}>"
     if type(value) is tuple:
         return f"({', '.join(map(show, value))}{',' * (len(value) == 1)})"
     if isinstance(value, np.dtype):
@@ -173,7 +184,8 @@ def _repr(self: Any) -> str:
 class Value:
     """What optimizers and schedules share: checked fields, and a changed copy."""
 
-    _ranges: ClassVar[dict[str, Range]] = {}
+    _ranges: ClassVar[dict[str, Range]] = {}  # the hyperparameters, which `pytree` finds by their annotations
+    _optional: ClassVar[set[str]] = set()  # those that may be None
 
     def __post_init__(self) -> None:
         for f in fields(self):  # pyright: ignore[reportArgumentType]: subclasses are dataclasses
@@ -190,8 +202,8 @@ class Value:
 
     def _check(self, name: str, value: Any) -> None:
         where = f"{type(self).__name__}: {name}"
-        if isinstance(value, str | bytes | complex):
-            raise TypeError(f"{where} is {value!r}, expected a number, an array or a schedule")
+        if isinstance(value, str | bytes | complex | bool | list | tuple | dict):
+            raise TypeError(f"{where} is {value!r}, expected a number, a scalar array or a schedule")
         if isinstance(value, int | float) and value not in self._ranges[name]:
             raise ValueError(f"{where} is {value}, expected {self._ranges[name]}")
 
@@ -210,10 +222,10 @@ def as_arrays(value: Any) -> Any:
     def convert(leaf):
         if isinstance(leaf, bool) or not isinstance(leaf, int | float | np.number | np.ndarray | jax.Array):
             return leaf
-        if isinstance(leaf, jax.Array):
-            return leaf.astype(float) if jnp.issubdtype(leaf.dtype, jnp.number) else leaf
         # NumPy's: making a device array of each would cost more than the call of a small compiled step.
-        array = np.asarray(leaf)
-        return array.astype(jnp.result_type(float)) if np.issubdtype(array.dtype, np.number) else leaf
+        array = leaf if isinstance(leaf, jax.Array) else np.asarray(leaf)
+        if not jnp.issubdtype(array.dtype, jnp.number) or jnp.issubdtype(array.dtype, jnp.unsignedinteger):
+            return leaf  # unsigned: the words of a key
+        return array.astype(jnp.result_type(float))
 
     return jax.tree.map(convert, value)

@@ -192,7 +192,7 @@ class _Subject:
         self.extra = extra if callable(extra) else lambda params, grads: extra or {}
         self.rtol = _default_rtol(params) if rtol is None else rtol
         self.grads = [_normal(params, seed) for seed in range(3)]
-        self.stacked = jax.tree.map(lambda *x: jnp.stack(x), *self.grads)
+        self.stacked = jax.tree.map(lambda *x: jnp.asarray(np.stack(x)), *self.grads)
         self.traces: list[Tree] = []
         self.run = jax.jit(self._counted)
         self.parts = list(_parts(transform))
@@ -543,7 +543,7 @@ def _data(x: Any) -> Any:
 
 def _finite_at_zero(s: _Subject) -> None:
     """Updates are finite where gradients and params are 0."""
-    zeros = functools.partial(jax.tree.map, jnp.zeros_like)
+    zeros = functools.partial(jax.tree.map, lambda x: jnp.asarray(np.zeros_like(x)))
     params, _, updates = s.run(s.with_values(s.values), zeros(s.params), zeros(s.stacked))
     _expect_finite("updates", updates)
     _expect_finite("params", params)
@@ -585,7 +585,7 @@ def _dtypes(s: _Subject) -> None:
     def attempt(dtype):
         params, grads = _cast(s.params, dtype), _cast(s.grads[0], dtype)
         s.expect_avals(params, grads, updates=True, state=True)
-        zero_first = jax.tree.map(lambda g: jnp.stack([jnp.zeros_like(g), g, g]), grads)
+        zero_first = jax.tree.map(lambda g: jnp.asarray(np.stack([np.zeros_like(g), g, g])), grads)
         _expect_finite("updates", s.run(s.with_values(s.values), params, zero_first)[2])
 
     for name in names:
@@ -598,7 +598,9 @@ def _dtypes(s: _Subject) -> None:
 
 
 def _cast(tree: Tree, dtype: str) -> Tree:
-    return jax.tree.map(lambda x: x.astype(dtype) if dtype == "complex64" else x.real.astype(dtype), tree)
+    # In NumPy, where a cast costs no compilation.
+    real = lambda x: np.asarray(x) if dtype == "complex64" else np.real(x)
+    return jax.tree.map(lambda x: jnp.asarray(real(x).astype(jnp.dtype(dtype))), tree)
 
 
 def _float32_moments(s: _Subject) -> None:

@@ -90,17 +90,29 @@ def zeros_like(params: Tree, dtype: Any = None, *, real: bool = False, fill: Any
     """
     check_params(params)
 
-    def slot(p):
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(f"the state cannot be kept in {dtype}, expected a floating-point dtype")
+
+    def slot(path, p):
+        p = jnp.asarray(p)  # NumPy's float64 is float32 without x64
         real_dtype = np.dtype(np.float64 if _real(p).itemsize == 8 else np.float32)
         chosen = dtype if dtype is not None else real_dtype if real else _with_real(p.dtype, real_dtype)
+        if jnp.iscomplexobj(p) and not real and not jnp.issubdtype(chosen, jnp.complexfloating):
+            raise TypeError(
+                f"params{jax.tree_util.keystr(path)} are complex, but their state is to be kept in {chosen}"
+            )
         return jnp.full_like(p, jnp.asarray(fill).astype(chosen), chosen)
 
-    return jax.tree.map(slot, params)
+    return jax.tree_util.tree_map_with_path(slot, params)
 
 
 def widen(tree: Tree) -> Tree:
     """`tree` with its half-precision leaves as float32."""
-    return jax.tree.map(lambda x: x.astype(jnp.float32) if _inexact(x) and _real(x).itemsize < 4 else x, tree)
+
+    def wide(x):
+        return x.astype(jnp.float32) if _inexact(x) and _real(x).itemsize < 4 else x
+
+    return jax.tree.map(wide, tree)
 
 
 def cast_like(tree: Tree, like: Tree) -> Tree:

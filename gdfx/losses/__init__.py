@@ -3,13 +3,15 @@
 Nothing broadcasts: shapes that differ raise. From half precision they compute and return float32.
 """
 
-from gdfx.losses.classification import sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy
-from gdfx.losses.classification import softmax_cross_entropy as softmax_cross_entropy
 from gdfx.losses.classification import (
+    sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy,
+    softmax_cross_entropy as softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
 )
-from gdfx.losses.regression import absolute_error as absolute_error
-from gdfx.losses.regression import huber_loss as huber_loss
-from gdfx.losses.regression import mean_absolute_error as mean_absolute_error
-from gdfx.losses.regression import mean_squared_error as mean_squared_error
-from gdfx.losses.regression import squared_error as squared_error
+from gdfx.losses.regression import (
+    absolute_error as absolute_error,
+    huber_loss as huber_loss,
+    mean_absolute_error as mean_absolute_error,
+    mean_squared_error as mean_squared_error,
+    squared_error as squared_error,
+)

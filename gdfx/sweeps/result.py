@@ -62,8 +62,8 @@ class SweepResult:
     def spread(self, name: str) -> np.ndarray:
         """The standard deviation of a metric over the seeds that did not diverge; 0 for a single one, NaN for none."""
         kept = (~self.diverged).sum(axis=1)
-        values = np.where(self.diverged, np.nan, self.metrics[name])
-        squares = np.nan_to_num(values - self.mean(name)[:, None]) ** 2
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
+            squares = np.where(self.diverged, 0, self.metrics[name] - self.mean(name)[:, None]) ** 2
         return np.where(kept > 0, np.sqrt(squares.sum(axis=1) / np.maximum(kept - 1, 1)), np.nan)
 
     @property

@@ -79,7 +79,8 @@ def sweep(
             return jax.vmap(lambda row: loss_fn(params, batch_of(data, row)))(rows)
 
         first = None if rows is None else jax.vmap(losses)(seeds, rows)
-        return jax.vmap(jax.vmap(start, (None, 0)), (0, None))(optimizer, seeds), first
+        # An optax transform has no numbers, from which vmap would know how many members there are.
+        return jax.vmap(jax.vmap(start, (None, 0)), (0, None), axis_size=members)(optimizer, seeds), first
 
     def member_step(optimizer, member, batch, made):
         state, metrics = step(optimizer, member["state"], batch)

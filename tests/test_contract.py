@@ -1,0 +1,107 @@
+"""Every row of cases.py has every property that gdfx promises: gdfx/testing.py says what they are."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES
+
+import gdfx
+from gdfx.testing import INVARIANTS, check_transformation, example_params
+
+# Invariants that share compiled functions are checked together.
+GROUPS = {
+    "avals": ["init_avals", "update_avals", "state_avals"],
+    "programs": [
+        "no_aliases",
+        "donation",
+        "eager_is_jit",
+        "one_trace",
+        "vmap_is_loop",
+        "finite_at_zero",
+        "dtypes",
+    ],
+    "gradients": ["finite_gradients"],
+    "arguments": ["float32_moments", "edge_trees", "extra_ignored", "needs", "named_errors"],
+    "values": ["repr", "copies"],
+}
+# For params of another dtype, what the dtype can change; the rest is in "dtypes".
+NUMERIC = ["no_aliases", "donation", "eager_is_jit", "one_trace", "vmap_is_loop"]
+NUMERIC += ["finite_at_zero", "finite_gradients", "named_errors"]
+
+each_case = pytest.mark.parametrize("case", CASES, ids=repr)
+
+
+def check(case, names, params=None, rtol=None):
+    names = [name for name in names if name not in case.exempt]
+    rtol = max(rtol or 0, case.rtol or 0) or None
+    with jax.numpy_dtype_promotion(case.promotion):
+        check_transformation(case.make(), params, extra=case.extra, check=names, complex=case.complex, rtol=rtol)
+
+
+@each_case
+@pytest.mark.parametrize("group", GROUPS)
+def test_contract(case, group):
+    check(case, GROUPS[group])
+
+
+@each_case
+def test_bfloat16(case):
+    check(case, NUMERIC, example_params(jnp.bfloat16), rtol=2e-2)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.complex], ids=repr)
+def test_complex64(case):
+    turned = jax.tree.map(lambda p: p * np.complex64(0.6 + 0.8j), example_params(jnp.complex64))
+    check(case, NUMERIC, turned)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.complex and c.descends], ids=repr)
+def test_complex_descent(case):
+    """What `jax.grad` gives goes straight in."""
+    c = jnp.asarray(np.array([1 - 2j, -0.5 + 0.25j, 1.5j], np.complex64))
+    loss = lambda z: jnp.sum(jnp.square(jnp.abs(z - c)))
+    opt = case.make()
+
+    def step(carry, _):
+        z, state = carry
+        updates, state = opt.update(jax.grad(loss)(z), state, z)
+        return (gdfx.apply_updates(z, updates), state), None
+
+    start = jnp.zeros_like(c)
+    (z, _), _ = jax.jit(lambda: jax.lax.scan(step, (start, opt.init(start)), length=case.descends))()
+    assert loss(z) < 0.01 * loss(start)
+
+
+@pytest.mark.usefixtures("x64")
+@each_case
+def test_float64(case):
+    names = ["init_avals", "update_avals", "state_avals", "one_trace", "finite_at_zero"]
+    check(case, names, example_params(jnp.float64), rtol=1e-12)
+
+
+def test_each_transform_has_a_row():
+    # Abstract bases are no dataclasses.
+    public = {
+        value
+        for value in vars(gdfx).values()
+        if isinstance(value, type)
+        and issubclass(value, gdfx.GradientTransformation)
+        and dataclasses.is_dataclass(value)
+    }
+    assert len(public) > 10
+    assert public - {type(case.make()) for case in CASES} == set()
+
+
+def test_table():
+    names = [case.name for case in CASES]
+    assert len(set(names)) == len(names)
+    for case in CASES:
+        assert set(case.exempt) <= set(INVARIANTS), case
+        assert all(case.exempt.values()), f"{case}: an exemption has a reason"
+
+
+def test_groups_cover_the_invariants():
+    assert sorted(name for group in GROUPS.values() for name in group) == sorted(INVARIANTS)

@@ -1,0 +1,100 @@
+"""Trajectories of 100 steps equal optax's, on pytrees of all kinds (PyTorch's: test_golden.py)."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from cases import CASES, Case
+from hypothesis import given, settings, strategies as st
+
+import gdfx
+
+STEPS = 100
+RATE = {"peak_value": 0.05, "warmup_steps": 10, "decay_steps": 80, "end_value": 1e-3}
+
+
+def _rate():
+    # optax's rise starts at init_value, gdfx's at the first of warmup + 1 equal parts.
+    return gdfx.schedules.warmup_cosine(peak=0.05, warmup=10, total=80, floor=1e-3)
+
+
+def _in_float(schedule):
+    """With an int32 count optax's schedules compute in float32, also under x64."""
+    return lambda count: schedule(jnp.asarray(count, float))
+
+
+def _optax_rate():
+    return _in_float(optax.warmup_cosine_decay_schedule(init_value=0.05 / 11, **RATE))
+
+
+def _injected(make, **schedules):
+    return optax.inject_hyperparams(make)(learning_rate=_optax_rate(), **schedules)
+
+
+b1 = gdfx.schedules.linear(0.95, 0.8, 50)
+optax_b1 = _in_float(optax.linear_schedule(0.95, 0.8, 50))
+SCHEDULED = [
+    Case("sgd", lambda: gdfx.sgd(_rate()), oracle=lambda: optax.sgd(_optax_rate())),
+    Case("sgd-b1", lambda: gdfx.sgd(_rate(), b1), oracle=lambda: _injected(optax.sgd, momentum=optax_b1)),
+    Case("rmsprop", lambda: gdfx.rmsprop(_rate()), oracle=lambda: optax.rmsprop(_optax_rate())),
+    Case("adagrad", lambda: gdfx.adagrad(_rate()), oracle=lambda: optax.adagrad(_optax_rate())),
+    Case("adam-b1", lambda: gdfx.adam(_rate(), b1), oracle=lambda: _injected(optax.adam, b1=optax_b1)),
+    Case("adamw-b1", lambda: gdfx.adamw(_rate(), b1), oracle=lambda: _injected(optax.adamw, b1=optax_b1)),
+]
+ORACLES = [c for c in CASES if c.oracle is not None]
+
+shapes = st.sampled_from([(), (1,), (5,), (0, 2), (3, 4), (2, 3, 2)])
+trees = st.recursive(
+    shapes,
+    lambda inner: (
+        st.lists(inner, min_size=1, max_size=3)
+        | st.dictionaries(st.sampled_from("abc"), inner, min_size=1, max_size=3)
+        | st.tuples(inner, st.none())
+    ),
+    max_leaves=5,
+)
+
+
+def arrays(shape_tree, seed, scale):
+    """Params of that structure, and gradients for all steps, in NumPy."""
+    rng = np.random.default_rng(seed)
+    is_shape = lambda x: isinstance(x, tuple) and all(isinstance(n, int) for n in x)
+    params = jax.tree.map(lambda shape: rng.normal(size=shape), shape_tree, is_leaf=is_shape)
+    return params, jax.tree.map(lambda p: scale * rng.normal(size=(STEPS, *p.shape)), params)
+
+
+def trajectory(opt, params, grads, dtype):
+    """The params after each step, in float64."""
+
+    def step(carry, g):
+        params, state = carry
+        # The params have a part in their gradients, so that an error in them comes back.
+        g = jax.tree.map(lambda g, p: g + 0.1 * p, g, params)
+        updates, state = opt.update(g, state, params)
+        params = jax.tree.map(lambda p, u: p + u.astype(p.dtype), params, updates)
+        return (params, state), params
+
+    params, grads = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, grads))
+    _, path = jax.jit(lambda p, g: jax.lax.scan(step, (p, opt.init(p)), g))(params, grads)
+    return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(path)]
+
+
+@pytest.mark.parametrize(
+    "case", [*ORACLES, *SCHEDULED], ids=[*map(repr, ORACLES), *(f"scheduled-{c}" for c in SCHEDULED)]
+)
+@settings(max_examples=3)
+@given(shape_tree=trees, seed=st.integers(0, 2**31), scale=st.sampled_from([1e-2, 1.0, 100.0]))
+def test_trajectory_is_optaxs(case, shape_tree, seed, scale, x64):
+    params, grads = arrays(shape_tree, seed, scale)
+    with jax.numpy_dtype_promotion("standard"):  # optax's are not strict
+        expected = trajectory(case.oracle(), params, grads, jnp.float64)
+        wide = trajectory(case.make(), params, grads, jnp.float64)
+        # float32 against float64: optax's own float32 is further off for Adam, in whose 1 - b2**count it rounds b2.
+        narrow = trajectory(case.make(), params, grads, jnp.float32)
+    for want, got64, got32 in zip(expected, wide, narrow, strict=True):
+        # How far it may be off in float64: less only where the oracle keeps a slot in bfloat16.
+        atol = 1e-12 if case.oracle_rtol < 1e-6 else case.oracle_rtol
+        size = max(1.0, np.abs(want).max(initial=0))
+        np.testing.assert_allclose(got64 / size, want / size, rtol=0, atol=atol)
+        np.testing.assert_allclose(got32 / size, want / size, rtol=0, atol=max(1e-6, atol))

@@ -25,7 +25,7 @@ class Case:
     # The optax transform that takes the same steps, and how far params may be off in float64
     # (tests/test_oracles.py).
     oracle: Callable[[], Any] | None = None
-    oracle_atol: float = 1e-11
+    oracle_atol: float = 1e-12
     # The number of steps in which it brings |z - c|^2 below a hundredth; 0 for what is no optimizer.
     descends: int = 0
     rtol: float | None = None  # as of check_transformation

@@ -46,3 +46,10 @@ def x64():
     """Runs the test with 64-bit types."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _bounded_memory():
+    """Lets go of a module's compiled programs, which would add up to gigabytes."""
+    yield
+    jax.clear_caches()

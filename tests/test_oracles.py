@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from cases import CASES, Case
-from hypothesis import given, settings, strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 
 import gdfx
 
@@ -83,7 +83,7 @@ def trajectory(opt, params, grads, dtype):
 @pytest.mark.parametrize(
     "case", [*ORACLES, *SCHEDULED], ids=[*map(repr, ORACLES), *(f"scheduled-{c}" for c in SCHEDULED)]
 )
-@settings(max_examples=3)
+@settings(max_examples=3, phases=[Phase.generate])  # shrinking would compile for minutes
 @given(shape_tree=trees, seed=st.integers(0, 2**31), scale=st.sampled_from([1e-2, 1.0, 100.0]))
 def test_trajectory_is_optaxs(case, shape_tree, seed, scale, x64):
     params, grads = arrays(shape_tree, seed, scale)
@@ -93,8 +93,6 @@ def test_trajectory_is_optaxs(case, shape_tree, seed, scale, x64):
         # float32 against float64: optax's own float32 is further off for Adam, in whose 1 - b2**count it rounds b2.
         narrow = trajectory(case.make(), params, grads, jnp.float32)
     for want, got64, got32 in zip(expected, wide, narrow, strict=True):
-        # How far it may be off in float64: less only where the oracle keeps a slot in bfloat16.
-        atol = 1e-12 if case.oracle_rtol < 1e-6 else case.oracle_rtol
         size = max(1.0, np.abs(want).max(initial=0))
-        np.testing.assert_allclose(got64 / size, want / size, rtol=0, atol=atol)
-        np.testing.assert_allclose(got32 / size, want / size, rtol=0, atol=max(1e-6, atol))
+        np.testing.assert_allclose(got64 / size, want / size, rtol=0, atol=case.oracle_atol)
+        np.testing.assert_allclose(got32 / size, want / size, rtol=0, atol=max(1e-6, case.oracle_atol))

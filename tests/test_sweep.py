@@ -259,6 +259,13 @@ def test_the_step_of_the_first_loss_that_is_not_finite(bad):
     np.testing.assert_array_equal(result.history["loss"][1, 0], np.float32([0, -1, bad, math.nan, math.nan, math.nan]))
 
 
+def test_params_that_are_lost_at_a_finite_loss():
+    loss = lambda p, b: jnp.sqrt(p)  # at 0 the loss is 0, and its slope infinite
+    result = parabola([0.1], loss_fn=loss, init_fn=lambda key: jnp.float32(0), epochs=3)
+    assert result.diverged_at.tolist() == [[0]]
+    assert result.params.tolist() == [[0.0]]
+
+
 def test_a_loss_that_ends_above_its_start_is_marked():
     result = parabola([0.1, 1.05, 0.0], epochs=8)  # 1.1 ** 2 at each step: finite throughout
     assert result.diverged.ravel().tolist() == [False, True, False]

@@ -49,7 +49,9 @@ def check_epochs(epochs: Any) -> None:
 
 
 def seed_words(key: Any) -> list[int]:
-    """The integers in a PRNG key, or in an integer seed, from which NumPy's generators are seeded."""
+    """The integers in a PRNG key, which seed NumPy's generators; the integer 7 stands for `jax.random.key(7)`."""
+    if isinstance(key, int | np.integer) and not isinstance(key, bool) and key >= 0:
+        key = jax.random.key(key)
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         key = jax.random.key_data(key)
     words = np.atleast_1d(np.asarray(key))
@@ -73,7 +75,8 @@ class Shuffled:
 
     def epoch(self, number: int) -> np.ndarray:
         """The examples of one epoch, as int32 of shape `(steps_per_epoch, batch_size)`."""
-        order = np.random.default_rng([*self._seed, number]).permutation(self.size).astype(np.int32)
+        # The length, as NumPy takes [5, 0] and [5] for the same seed.
+        order = np.random.default_rng([len(self._seed), *self._seed, number]).permutation(self.size).astype(np.int32)
         return order[: self.steps_per_epoch * self.batch_size].reshape(self.steps_per_epoch, self.batch_size)
 
     def take(self, n: int) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""The invariants that `gdfx.testing` checks."""

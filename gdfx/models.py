@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+from jax.typing import ArrayLike, DTypeLike
 
 Params = dict[str, dict[str, jax.Array]]
 Activation = Callable[[jax.Array], jax.Array]
@@ -34,7 +34,7 @@ class Model(NamedTuple):
     """A model as two pure functions; unpacks as `init, apply = model`."""
 
     init: Callable[[jax.Array], Params]  # key -> params
-    apply: Callable[[Params, jax.Array], jax.Array]  # params, x -> outputs (logits)
+    apply: Callable[[Params, ArrayLike], jax.Array]  # params, x -> outputs (logits)
 
 
 def mlp(
@@ -65,7 +65,7 @@ def mlp(
         named = {f"layer_{i}": shape for i, shape in enumerate(shapes)}
         return _init_layers(key, named, activation, dtype, bias_scale)
 
-    def apply(params: Params, x: jax.Array) -> jax.Array:
+    def apply(params: Params, x: ArrayLike) -> jax.Array:
         x = _check_input(x, sizes[:1])
         for i in range(len(shapes) - 1):
             x = activation(_dense(params[f"layer_{i}"], x))
@@ -119,7 +119,7 @@ def cnn(
         named["dense"] = (features, classes)
         return _init_layers(key, named, activation, dtype, bias_scale)
 
-    def apply(params: Params, x: jax.Array) -> jax.Array:
+    def apply(params: Params, x: ArrayLike) -> jax.Array:
         x = _check_input(x, input_shape)
         batch = x.shape[:-3]
         x = x.reshape(math.prod(batch), *input_shape)
@@ -188,7 +188,7 @@ def _max_pool(x: jax.Array) -> jax.Array:
     return x.reshape(n, h // 2, 2, w // 2, 2, c).max((2, 4))
 
 
-def _check_input(x: jax.Array, expected: tuple[int, ...]) -> jax.Array:
+def _check_input(x: ArrayLike, expected: tuple[int, ...]) -> jax.Array:
     x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise TypeError(f"x must be floating point, got {x.dtype}: cast with x.astype(jnp.float32)")

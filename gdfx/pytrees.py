@@ -68,8 +68,8 @@ def pytree(cls: C) -> C:
     """Makes `cls` a frozen dataclass whose fields, unless `static()`, are pytree children.
 
     Two are equal when their type, static fields and numbers are; the hash goes with that. The repr of one that
-    holds numbers evaluates back to an equal one. JAX rebuilds one without the constructor: `__post_init__` sees
-    only what users write, never tracers, axis numbers or other placeholders.
+    holds numbers, in the ranges of its fields, evaluates back to an equal one. JAX rebuilds one without the
+    constructor: `__post_init__` sees only what users write, never tracers, axis numbers or other placeholders.
     """
     # eq=False: the generated method cannot compare arrays, as their == gives no single bool.
     cls = dataclass(frozen=True, eq=False, repr=False)(cls)

@@ -95,10 +95,10 @@ def step_function(loss_fn: Callable[..., Any], *, has_aux: bool = False) -> Call
 def make_step(loss_fn: Callable[..., Any], *, has_aux: bool = False) -> Callable[..., tuple[TrainState, Metrics]]:
     """A compiled `step(optimizer, state, batch, **extra) -> (state, metrics)` down `loss_fn(params, batch)`.
 
-    `state` is a `TrainState`, and is donated: go on with the one returned. `metrics` has `loss` and `grad_norm`, before
-    the update, and with `has_aux` what the loss returned beside its value as `aux`. The optimizer gets `value`,
-    `grad` and `value_fn`, and `extra` (arrays, such as `key=`). One compilation serves all values of the
-    optimizer's hyperparameters, however they are written.
+    `state` is a `TrainState`, and is donated: go on with the one returned, and copy with `np.array` what you want to
+    keep of the old. `metrics` has `loss` and `grad_norm`, before the update, and with `has_aux` what the loss returned
+    beside its value as `aux`. The optimizer gets `value`, `grad` and `value_fn`, and `extra` (arrays, such as `key=`).
+    One compilation serves all values of the optimizer's hyperparameters, however they are written.
     """
     compiled = jax.jit(step_function(loss_fn, has_aux=has_aux), donate_argnums=1)
 

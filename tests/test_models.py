@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.datasets import load_digits
 
 from gdfx import losses, models
 
@@ -199,8 +200,7 @@ def test_mlp_learns_xor():
 
 
 def test_cnn_learns_digits():
-    datasets = pytest.importorskip("sklearn.datasets")
-    images, labels = datasets.load_digits(return_X_y=True)
+    images, labels = load_digits(return_X_y=True)
     x = np.float32(images.reshape(-1, 8, 8, 1) / 16)
     init, apply = models.cnn((8, 8, 1), channels=(8, 16))
 

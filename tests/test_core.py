@@ -665,9 +665,10 @@ def with_clip(max_norm):
         (lambda decay: gdfx.adamw(0.1, weight_decay=decay), [0.0, 0.1, 1.0]),
         (with_clip, [0.0, 1e-3, 1.0, 1e3]),
         (lambda peak: gdfx.sgd(gdfx.schedules.warmup_cosine(peak, 2, 4)), [0.0, 0.1]),
+        (lambda warmup: gdfx.sgd(gdfx.schedules.warmup_cosine(0.1, warmup, 9)), [0.0, 1.0, 4.5]),
         (lambda total: gdfx.sgd(gdfx.schedules.warmup_cosine(0.1, 2, total)), [3.0, 4.5, 9.0]),
     ],
-    ids=["learning_rate", "b1", "b2", "weight_decay", "max_norm", "peak", "total"],
+    ids=["learning_rate", "b1", "b2", "weight_decay", "max_norm", "peak", "warmup", "total"],
 )
 def test_vmap_is_loop(make, values):
     params = tree()

@@ -12,6 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from .core import Schedule
+from .extras import new_figure
 from .pytrees import Range, show
 
 if TYPE_CHECKING:
@@ -209,35 +210,26 @@ def plot(
     """Draws schedules over the first `total` updates, into `ax` or a new figure.
 
     The default of `total` is the longest of their own lengths; of `labels` the names of the schedules, with the
-    fields in which those of one name differ. With `path` the figure is saved there, and closed if it is new.
+    fields in which those of one name differ. With `path` the figure is saved there.
     """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as e:
-        raise ImportError('plot needs matplotlib: pip install "gdfx[examples]"') from e
     if total is None:
         total = round(max(map(length, schedules), default=0))
         if not total:
             shown = ", ".join(map(repr, schedules))
             raise ValueError(f"plot: no length is known of {shown}; give the number of updates, total=...")
     counts = np.unique(np.linspace(0, total - 1, min(total, 10_000)).round())
-    own = ax is None
-    if ax is None:
-        ax = plt.figure(layout="constrained").add_subplot()
+    axes: Any = ax if ax is not None else new_figure(path, layout="constrained").add_subplot()
     for schedule, label in zip(schedules, labels or _labels(schedules), strict=True):
         values = jax.vmap(schedule)(counts)
         if values.ndim > 1:
             raise ValueError(f"plot: {schedule!r} is a batch of schedules; plot the members one by one")
-        ax.plot(counts, values, label=label)
-    ax.set(xlabel="update", ylabel="value")
+        axes.plot(counts, values, label=label)
+    axes.set(xlabel="update", ylabel="value")
     if labels or len(schedules) > 1:
-        ax.legend(fontsize="small").set_in_layout(False)  # a long one must not squeeze the axes
+        axes.legend(fontsize="small").set_in_layout(False)  # a long one must not squeeze the axes
     if path is not None:
-        figure: Any = ax.get_figure(root=True)
-        figure.savefig(path)
-        if own:
-            plt.close(figure)  # else pyplot would keep it
-    return ax
+        axes.get_figure(root=True).savefig(path)
+    return axes
 
 
 def _labels(schedules: Sequence[Any]) -> list[str]:

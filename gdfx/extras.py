@@ -10,3 +10,10 @@ def require(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError:
         raise ImportError(f'{module.split(".")[0]} is needed for this: pip install "gdfx[{extra}]"') from None
+
+
+def new_figure(path: Any, **kwargs: Any) -> Any:
+    """A matplotlib figure: one of pyplot's, for `plt.show()`, unless it is to be written to `path`."""
+    if path is None:
+        return require("matplotlib.pyplot", "examples").figure(**kwargs)
+    return require("matplotlib.figure", "examples").Figure(**kwargs)  # which pyplot does not keep open

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..extras import require
+from ..extras import new_figure
 
 
 def plot_sweep(result: Any, path: Any = None) -> Any:
@@ -15,16 +15,13 @@ def plot_sweep(result: Any, path: Any = None) -> Any:
     logarithmic where the values are positive and span more than a factor of 20. Returns the figure, and writes it to
     `path` if that is given; otherwise it is one of pyplot's, for `plt.show()`.
     """
-    new_figure = require("matplotlib.pyplot", "examples").figure
-    if path is not None:
-        new_figure = require("matplotlib.figure", "examples").Figure
     varied = result.varied or {"optimizer": np.arange(len(result.diverged))}
     (x_name, x), *others = varied.items()
     groups: dict[str, list[int]] = {}
     for i in range(len(x)):
         groups.setdefault(", ".join(f"{name}={values[i]:.3g}" for name, values in others), []).append(i)
 
-    figure = new_figure(figsize=(1.5 + 4.8 * len(result.metrics), 4.2), layout="constrained")
+    figure = new_figure(path, figsize=(1.5 + 4.8 * len(result.metrics), 4.2), layout="constrained")
     axes = figure.subplots(1, len(result.metrics), squeeze=False)
     any_diverged = result.diverged.any(axis=1)
     best = None if any_diverged.all() else int(result.order[0])

@@ -172,9 +172,9 @@ def test_replace():
     with pytest.raises(ValueError, match="b1 is 1"):
         opt.replace(b1=1.0)
     with pytest.raises(TypeError, match="lr"):
-        gdfx.adam(lr=0.2)  # pyright: ignore
+        gdfx.adam(lr=0.2)
     with pytest.raises(AttributeError):
-        opt.learning_rate = 0.2  # pyright: ignore
+        opt.learning_rate = 0.2
 
 
 @pytest.mark.parametrize("rate", [1, np.float64(0.5), np.float32(0.5), np.int64(1), np.array(0.5), jnp.int32(1)])

@@ -325,7 +325,7 @@ class SaysWhatItTakes(Link):
 
 @gdfx.pytree
 class NoExtra(Link):
-    def update(self, updates, state, params=None):  # pyright: ignore
+    def update(self, updates, state, params=None):
         return updates, state
 
 

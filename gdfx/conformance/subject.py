@@ -161,6 +161,7 @@ def _owner(transform: Any, path: tuple[Any, ...]) -> tuple[Any, Range | None]:
         if name is not None:
             node = getattr(node, name)
         elif isinstance(node, tuple | list | dict):
+            # The type checker cannot know that the key goes with the kind of node.
             node = node[getattr(key, "idx", getattr(key, "key", None))]  # pyright: ignore[reportArgumentType, reportCallIssue]
         else:
             break

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..core import Tree
-from ..training.data import Shuffled, check_data, check_epochs, seed_words
+from ..training.data import Shuffled, batch_of, check_data, check_epochs, seed_words
 from ..training.loop import run_loop
 from ..training.progress import progress_bar
 from ..training.step import TrainState, step_function
@@ -59,14 +59,11 @@ def sweep(
         raise ValueError(f"sweep: a seed is {min(seeds)}, expected non-negative integers")
     optimizer, members = batched(optimizers)
     _check_metrics(init_fn, evaluate, metric)
-    seed_words(key)  # raises for what is neither a key nor an integer
+    words = seed_words(key)
     base = jax.random.key(key) if isinstance(key, int | np.integer) else key
-    orders = [] if batch_size is None else [Shuffled(size, batch_size, [*seed_words(base), seed]) for seed in seeds]
+    orders = [] if batch_size is None else [Shuffled(size, batch_size, [*words, seed]) for seed in seeds]
     per_epoch = orders[0].steps_per_epoch if orders else 1
     step = step_function(loss_fn)
-
-    def batch_of(data, row):
-        return data if row is None else jax.tree.map(lambda rows: rows[row], data)
 
     def start(optimizer, seed):
         state = TrainState.create(optimizer, init_fn(jax.random.fold_in(base, seed)))

@@ -60,6 +60,11 @@ def seed_words(key: Any) -> list[int]:
     return [int(word) for word in words]
 
 
+def batch_of(data: Tree, row: jax.Array | None) -> Tree:
+    """The examples in `row`, integers; all of `data` for None."""
+    return data if row is None else jax.tree.map(lambda rows: rows[row], data)
+
+
 class Shuffled:
     """The order of the examples: each epoch a new permutation, which depends on the key and the epoch alone.
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ..core import Tree, as_transformation
 from ..pytrees import as_arrays
-from .data import Shuffled, check_data, check_epochs
+from .data import Shuffled, batch_of, check_data, check_epochs
 from .loop import run_loop
 from .progress import progress_bar
 from .step import TrainState, step_function
@@ -79,8 +79,7 @@ def fit(
 
     def body(constants, carry, row):
         optimizer, rules, data = constants
-        batch = data if row is None else jax.tree.map(lambda rows: rows[row], data)
-        state, metrics = step(optimizer, carry["state"], batch)
+        state, metrics = step(optimizer, carry["state"], batch_of(data, row))
         made = carry["step"] + 1
         signals = {name: metrics[name].astype(float) for name in ("loss", "grad_norm")}
         signals |= {"step": made.astype(float), "epoch_end": made % per_epoch == 0}

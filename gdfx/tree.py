@@ -216,7 +216,7 @@ def _sum_of_products(x: jax.Array, y: jax.Array) -> jax.Array:
 
 @jax.jit
 def _sum_of_abs(x: jax.Array) -> jax.Array:
-    return jnp.sum(sqrt(abs2(x)) if jnp.iscomplexobj(x) else jnp.abs(x))
+    return jnp.sum(absolute(x))
 
 
 # The rest is for single leaves.
@@ -231,6 +231,11 @@ def sqrt(x: jax.Array) -> jax.Array:
     """The square root, 0 at or below 0: its slope there is 0, not infinity, so that hypergradients stay finite."""
     positive = ~(x <= 0)  # NaN stays NaN
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), jnp.zeros_like(x))
+
+
+def absolute(x: jax.Array) -> jax.Array:
+    """The absolute value, element-wise: real also where `x` is complex, and then with slope 0 at 0."""
+    return sqrt(abs2(x)) if jnp.iscomplexobj(x) else jnp.abs(x)
 
 
 def ratio(x: jax.Array, y: jax.Array) -> jax.Array:

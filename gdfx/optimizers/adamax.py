@@ -7,7 +7,7 @@ from ..composition import Optimizer
 from ..core import GradientTransformation, Tree, increment
 from ..pytrees import Decay, NonNegative, pytree
 from ..transforms.scale import scale_by_learning_rate
-from ..tree import abs2, debias, leafwise, sqrt, zeros_like
+from ..tree import absolute, debias, leafwise, zeros_like
 
 
 @pytree
@@ -40,7 +40,7 @@ class scale_by_adamax(GradientTransformation):
 
 
 def _adamax(now, t, g, mu, nu):
-    size = sqrt(abs2(g)) if jnp.iscomplexobj(g) else jnp.abs(g)
+    size = absolute(g)
     mu = now.b1 * mu + (1 - now.b1) * g
     nu = jnp.maximum(now.b2 * nu, size + now.eps)
     return mu / debias(now.b1, t) / nu, mu, nu

@@ -8,7 +8,7 @@ from ..core import GradientTransformation, Tree, increment, missing_argument
 from ..pytrees import NonNegative, pytree, static
 from ..transforms.decay import Mask, add_decayed_weights
 from ..transforms.scale import scale, scale_by_learning_rate
-from ..tree import abs2, copies, leafwise, ratio, sqrt, zeros_like
+from ..tree import absolute, copies, leafwise, ratio, zeros_like
 
 
 @pytree
@@ -55,14 +55,14 @@ class scale_by_cocob(GradientTransformation):
         return updates, ScaleByCocobState(increment(state.count), state.init_particles, *slots)
 
 
-def _cocob(now, g, total, largest, absolute, reward, x, x0):
-    size = sqrt(abs2(g)) if jnp.iscomplexobj(g) else jnp.abs(g)
+def _cocob(now, g, total, largest, subgradients, reward, x, x0):
+    size = absolute(g)
     largest = jnp.maximum(largest, size)
-    absolute = absolute + size
+    subgradients = subgradients + size
     reward = jnp.maximum(reward - (g * (x - x0)).real, 0)
     total = total - g
-    bet = ratio(largest + reward, largest * jnp.maximum(absolute + largest, now.alpha * largest)) * total
-    return jnp.conj(x - x0) - bet, total, largest, absolute, reward
+    bet = ratio(largest + reward, largest * jnp.maximum(subgradients + largest, now.alpha * largest)) * total
+    return jnp.conj(x - x0) - bet, total, largest, subgradients, reward
 
 
 @pytree

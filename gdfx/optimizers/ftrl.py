@@ -10,7 +10,7 @@ from ..core import GradientTransformation, Tree, increment, missing_argument
 from ..pytrees import NonNegative, Range, pytree
 from ..transforms.clip import shrink_factor
 from ..transforms.scale import scale_by_learning_rate
-from ..tree import abs2, leafwise, sqrt, zeros_like
+from ..tree import abs2, absolute, leafwise, zeros_like
 
 
 @pytree
@@ -63,7 +63,7 @@ def _ftrl(now, g, n, s, p):
     moves = (rate > 0) & (curvature > 0)
     rate, curvature = jnp.where(moves, rate, 1), jnp.where(moves, curvature, 1)
     z = g - s - curvature / rate * w
-    size = sqrt(abs2(z)) if jnp.iscomplexobj(z) else jnp.abs(z)
+    size = absolute(z)
     new_s = -shrink_factor(size, l1) * z
     # From w by w: it ends at 0 exactly.
     step = jnp.where(size > l1, rate / curvature * (g + new_s - s), w)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from ..core import Stateless
 from ..pytrees import NonNegative, pytree, static
-from ..tree import abs2, cast_like, leafwise, norm
+from ..tree import absolute, cast_like, leafwise, norm, ratio
 
 
 @pytree
@@ -43,11 +43,11 @@ def _as_is(g, p):
 
 
 def _weigh(g, p):
-    return jnp.sqrt(abs2(p)) * g if jnp.iscomplexobj(p) else jnp.abs(p) * g
+    return absolute(p) * g
 
 
 def _factor(rho, size):
-    return jnp.where(size > 0, rho / jnp.where(size > 0, size, 1), 0)
+    return ratio(rho, size)
 
 
 def _move(factor, p, ascent):
@@ -55,5 +55,4 @@ def _move(factor, p, ascent):
 
 
 def _move_by_size(factor, p, ascent):
-    size = jnp.sqrt(abs2(p)) if jnp.iscomplexobj(p) else jnp.abs(p)
-    return p + factor * size * jnp.conj(ascent)
+    return p + factor * absolute(p) * jnp.conj(ascent)

@@ -88,7 +88,7 @@ def summary(cls: type) -> str:
 
 
 def row_of(case: Case) -> list[str]:
-    cls = type(case.make())
+    cls = getattr(gdfx, case.name.split("-")[0])
     name = f"`{case.name}`" + ("" if case.complex else " (real only)")
     return [name, summary(cls), papers(cls), state_bytes(case), needs(case), oracles(case)]
 

@@ -29,6 +29,7 @@ from .core import (
 from .explain import Explanation as Explanation, explain as explain
 from .inspection import effective as effective, hyperparameters as hyperparameters, replace as replace
 from .labels import Roles as Roles, roles as roles
+from .metrics import metrics as metrics, record as record
 from .optimizers.acprop import acprop as acprop, scale_by_acprop as scale_by_acprop
 from .optimizers.adabelief import adabelief as adabelief, scale_by_belief as scale_by_belief
 from .optimizers.adabound import adabound as adabound, scale_by_adabound as scale_by_adabound
@@ -160,8 +161,9 @@ from .wrappers.conditional import (
     conditionally_mask as conditionally_mask,
     conditionally_transform as conditionally_transform,
 )
-from .wrappers.guard import guard as guard
+from .wrappers.guard import guard as guard, loss_scale as loss_scale
 from .wrappers.lookahead import lookahead as lookahead
+from .wrappers.mechanize import mechanize as mechanize
 from .wrappers.partition import freeze as freeze, masked as masked, partition as partition
 from .wrappers.reshape import flatten as flatten, split_real_and_imaginary as split_real_and_imaginary
 from .wrappers.schedule_free import (

@@ -1183,8 +1183,8 @@ CASES = [
         lambda: gdfx.scale_by_factors({"empty": 1.0, "matrix": 0.5, "none": None, "scalar": 2.0, "vector": 0.1}),
         exempt={"edge_trees": "the factors are for one tree"},
     ),
-    Case("average_params", gdfx.average_params),
-    Case("ema_params", lambda: gdfx.chain(gdfx.sgd(RATE), gdfx.ema_params(0.9)), descends=100),
+    Case("average_params", gdfx.average_params, golden={"torch": 1e-13}),
+    Case("ema_params", lambda: gdfx.chain(gdfx.sgd(RATE), gdfx.ema_params(0.9)), descends=100, golden={"torch": 1e-13}),
     Case("ema_params-link", gdfx.ema_params),
     Case("sam", gdfx.sam, extra={"value_fn": _far}),
     Case(
@@ -1229,8 +1229,26 @@ CASES = [
         oracle=lambda: optax.apply_if_finite(optax.adam(RATE), 3),
         descends=300,
     ),
+    Case(
+        "guard-loss_scale",
+        lambda: gdfx.guard(gdfx.sgd(RATE), loss_scale=2.0**10, growth_interval=3),
+        oracle=lambda: optax.apply_if_finite(optax.sgd(RATE), 3),
+        descends=300,
+    ),
     Case("guard-accumulate", lambda: gdfx.guard(gdfx.accumulate(gdfx.sgd(RATE), 2), 100.0), descends=300),
-    Case("lookahead", lambda: gdfx.lookahead(gdfx.adam(RATE), 3), descends=500, rtol=1e-5),
+    Case("record", lambda: gdfx.record(gdfx.adam(RATE)), oracle=lambda: optax.adam(RATE), descends=300),
+    Case(
+        "record-groups",
+        lambda: gdfx.record(gdfx.chain(gdfx.clip(1.0), gdfx.guard(gdfx.sgd(RATE))), groups=[(".*", "all")]),
+        descends=300,
+    ),
+    Case(
+        "lookahead",
+        lambda: gdfx.lookahead(gdfx.adam(RATE), 3),
+        descends=500,
+        rtol=1e-5,
+        golden={"pytorch_optimizer": 1e-13},
+    ),
     Case("lookahead-guard", lambda: gdfx.lookahead(gdfx.guard(gdfx.sgd(RATE)), 2, 0.8), descends=300, rtol=1e-5),
     Case(
         "conditionally_mask",

@@ -920,12 +920,13 @@ LAYERS = {
     "explain.py": FOUNDATION | {"transforms", "wrappers"},
     "serialization.py": FOUNDATION | {"transforms", "optimizers"},
     "states.py": FOUNDATION,
+    "metrics.py": FOUNDATION | {"inspection", "wrappers"},
     "solvers": FOUNDATION | {"transforms", "solvers"},
     "losses": {"losses", "tree"},
     "models.py": set(),
     "curves.py": {"core", "pytrees", "extras"},
     "schedules.py": {"core", "pytrees", "curves"},
-    "training": FOUNDATION | {"training", "extras", "losses", "models"},
+    "training": FOUNDATION | {"training", "extras", "losses", "metrics", "models", "wrappers"},
 }
 
 

@@ -24,14 +24,14 @@ ROWS = {row.name: row for row in CASES}
 
 @jax.jit
 def trajectory(opt, params, grads, extra):
-    """Params after each step. As the optimizer is an argument, settings that differ in numbers only compile once."""
+    """Params after each step, and those to evaluate. As the optimizer is an argument, settings that differ in numbers only compile once."""
 
     def step(carry, now):
         params, state = carry
         grad, extra = now
         updates, state = opt.update(grad, state, params, **extra)
         params = gdfx.apply_updates(params, updates)
-        return (params, state), params
+        return (params, state), (params, gdfx.eval_params(opt, state, params))
 
     return jax.lax.scan(step, (params, opt.init(params)), (grads, extra))[1]
 
@@ -52,7 +52,8 @@ def test_trajectory(package, index, case):
     params = {k: jnp.asarray((not case["from_zeros"]) * golden[f"params/{k}"]) for k in ("w", "b")}
     grads = {k: jnp.asarray(golden[f"grads/{k}"]) for k in ("w", "b")}
     extra = {k: jnp.asarray(golden[f"extra/{k}"]) for k in case["extra"]}
-    after = trajectory(opt, params, grads, extra)
+    trained, averaged = trajectory(opt, params, grads, extra)
+    after = averaged if case.get("averaged") else trained
     steps = np.array(META[package]["steps"])
     for k, path in after.items():
         assert path.dtype == jnp.float64

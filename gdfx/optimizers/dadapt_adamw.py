@@ -22,6 +22,10 @@ class ScaleByDadaptAdamState:
     estim_lr: jax.Array  # scalar: the distance to the solution, as estimated
     numerator_weighted: jax.Array  # scalar
 
+    def report(self):
+        """What `gdfx.metrics` tells of it."""
+        return {"estim_lr": self.estim_lr}
+
 
 @pytree
 class scale_by_dadapt_adam(GradientTransformation):

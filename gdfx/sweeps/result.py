@@ -27,7 +27,8 @@ class SweepResult:
     optimizers: GradientTransformation  # batched
     seeds: list[int]
     params: Tree  # leaves of shape (optimizers, seeds, ...)
-    history: dict[str, np.ndarray] = field(repr=False)  # loss of shape (optimizers, seeds, steps); NaN once diverged
+    # Of shape (optimizers, seeds, steps): loss, NaN once diverged, and what the optimizers tell (see gdfx.metrics).
+    history: dict[str, np.ndarray] = field(repr=False)
     metrics: dict[str, np.ndarray]  # of shape (optimizers, seeds): train_loss (mean of the last epoch), and others
     diverged: np.ndarray  # bools of shape (optimizers, seeds)
     diverged_at: np.ndarray  # the step that was not finite, -1 if there was none

@@ -85,16 +85,17 @@ def sweep(
         good = alive & jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm(state.params))
         state = jax.tree.map(lambda new, old: jnp.where(good, new, old), state, member["state"])
         diverged_at = jnp.where(alive & ~good, made, member["diverged_at"])
-        loss = jnp.where(alive, metrics["loss"], jnp.nan)
-        return {"state": state, "diverged_at": diverged_at}, loss
+        # The norm of the gradients would have to be computed for nothing else.
+        told = {name: x for name, x in metrics.items() if name != "grad_norm"}
+        return {"state": state, "diverged_at": diverged_at}, told | {"loss": jnp.where(alive, metrics["loss"], jnp.nan)}
 
     def body(constants, carry, row):
         optimizer, data = constants
         batch = batch_of(data, row)
         over_seeds = jax.vmap(member_step, (None, 0, None if row is None else 0, None))
         over_all = jax.vmap(over_seeds, (0, 0, None, None))
-        held, loss = over_all(optimizer, carry["members"], batch, carry["step"])
-        return {"members": held, "step": carry["step"] + 1}, loss
+        held, told = over_all(optimizer, carry["members"], batch, carry["step"])
+        return {"members": held, "step": carry["step"] + 1}, told
 
     def take(n):
         return np.stack([order.take(n) for order in orders], axis=1) if orders else None
@@ -102,10 +103,11 @@ def sweep(
     total = epochs * per_epoch
     bar = progress_bar(total, progress, f"sweep of {members * len(seeds)}")
 
-    def watch(made, losses):
-        finite = losses[-1][np.isfinite(losses[-1])]
+    def watch(made, told):
+        losses = told["loss"][-1]
+        finite = losses[np.isfinite(losses)]
         bar.set_postfix_str(
-            f"{finite.size} of {losses[-1].size} finite" + (f", best loss {finite.min():.3g}" if finite.size else ""),
+            f"{finite.size} of {losses.size} finite" + (f", best loss {finite.min():.3g}" if finite.size else ""),
             refresh=False,
         )
         bar.update(made)
@@ -114,7 +116,7 @@ def sweep(
     try:
         rows = np.stack([order.epoch(0)[:SAMPLE] for order in orders]) if orders else None
         held, first = start_all(optimizer, jnp.asarray(seeds, jnp.uint32), data, rows)
-        carry, losses, seconds = run_loop(
+        carry, told, seconds = run_loop(
             body,
             lambda carry: jnp.all(carry["members"]["diverged_at"] >= 0),
             (optimizer, data),
@@ -126,7 +128,8 @@ def sweep(
     finally:
         bar.close()
     diverged_at = np.asarray(carry["members"]["diverged_at"])
-    losses = np.moveaxis(losses, 0, -1)
+    history = {name: np.moveaxis(x, 0, -1) for name, x in told.items()}
+    losses = history["loss"]
     losses = losses.astype(np.promote_types(losses.dtype, np.float32))  # NumPy adds up bfloat16 in bfloat16
     params = carry["members"]["state"].params
     scores = jax.jit(jax.vmap(jax.vmap(evaluate)))(params) if evaluate else {}
@@ -135,7 +138,7 @@ def sweep(
         optimizers=optimizer,
         seeds=seeds,
         params=params,
-        history={"loss": losses},
+        history=history | {"loss": losses},
         metrics={"train_loss": train_loss} | {name: np.asarray(values) for name, values in scores.items()},
         diverged=(diverged_at >= 0) | ~(train_loss <= _limit(losses[..., :1] if first is None else np.asarray(first))),
         diverged_at=diverged_at,

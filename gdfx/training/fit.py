@@ -33,7 +33,7 @@ class FitResult:
     opt_state: Tree
     status: str  # the name of the rule that ended it, or "epochs"
     steps: int  # steps made
-    history: dict[str, Any] = field(repr=False)  # arrays, one row a step: loss and grad_norm before it, and aux
+    history: dict[str, Any] = field(repr=False)  # one row a step: loss, grad_norm, and what the optimizer tells
     seconds: dict[str, float]  # to "compile" and to "run"
 
     @property

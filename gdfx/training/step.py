@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from ..core import GradientTransformation, Tree, apply_updates, as_transformation
+from ..metrics import metrics as tell
 from ..pytrees import as_arrays, pytree
-from ..tree import check_params, norm, real_dtype, zeros_like
+from ..tree import check_params, leafwise, norm, real_dtype, widen, zeros_like
+from ..wrappers.guard import loss_scale
 
 PROVIDED = frozenset({"params", "value", "grad", "value_fn"})
 """What a step always offers to the optimizer; anything else is passed to the step by name."""
@@ -39,13 +41,21 @@ class TrainState:
 
 
 def value_and_grad(
-    loss_fn: Callable[..., Any], params: Tree, batch: Tree, *, has_aux: bool = False
+    loss_fn: Callable[..., Any], params: Tree, batch: Tree, *, has_aux: bool = False, scale: jax.Array | None = None
 ) -> tuple[tuple[jax.Array, Any], Tree]:
     """`((loss, aux), grads)` of `loss_fn(params, batch)`; aux is None without `has_aux`.
 
+    With `scale`, the gradients are taken of the loss times that, and divided by it, in at least float32.
     Raises `TypeError` for params without gradients, `ValueError` for a loss that is not one real number.
     """
     check_params(params)
+
+    def scaled(params):
+        value, aux = loss(params)
+        if scale is None:
+            return value, (value, aux)
+        wide = widen(value)
+        return wide * scale.astype(wide.dtype), (value, aux)
 
     def loss(params):
         out = loss_fn(params, batch)
@@ -65,11 +75,16 @@ def value_and_grad(
             raise ValueError(f"loss_fn returned dtype {value.dtype}, expected a real floating-point number")
         return value, aux
 
-    return jax.value_and_grad(loss, has_aux=True)(params)
+    (_, loss_and_aux), grads = jax.value_and_grad(scaled, has_aux=True)(params)
+    return loss_and_aux, grads if scale is None else leafwise(_over, (scale,), widen(grads))
+
+
+def _over(scale, g):
+    return g / scale
 
 
 def mean_value_and_grad(
-    loss_fn: Callable[..., Any], params: Tree, batch: Tree, parts: int, *, has_aux: bool = False
+    loss_fn: Callable[..., Any], params: Tree, batch: Tree, parts: int, *, has_aux: bool = False, scale: Any = None
 ) -> tuple[tuple[jax.Array, Any], Tree]:
     """As `value_and_grad`, for `batch` cut into `parts` one after another: the means of the losses and gradients.
 
@@ -87,7 +102,7 @@ def mean_value_and_grad(
         return jnp.reshape(leaf, (parts, n // parts, *jnp.shape(leaf)[1:]))
 
     def add(sums, part):
-        (loss, aux), grads = value_and_grad(loss_fn, params, part, has_aux=has_aux)
+        (loss, aux), grads = value_and_grad(loss_fn, params, part, has_aux=has_aux, scale=scale)
         new = jax.tree.map(lambda total, x: total + x.astype(total.dtype), sums, (loss, grads))
         return new, aux
 
@@ -116,13 +131,17 @@ def step_function(
         def value_fn(params: Tree) -> jax.Array:
             return loss_fn(params, batch)[0] if has_aux else loss_fn(params, batch)
 
+        how = {"has_aux": has_aux, "scale": loss_scale(state.opt_state)}
         if accumulate == 1:
-            (loss, aux), grads = value_and_grad(loss_fn, state.params, batch, has_aux=has_aux)
+            (loss, aux), grads = value_and_grad(loss_fn, state.params, batch, **how)
         else:
-            (loss, aux), grads = mean_value_and_grad(loss_fn, state.params, batch, accumulate, has_aux=has_aux)
+            (loss, aux), grads = mean_value_and_grad(loss_fn, state.params, batch, accumulate, **how)
         extra = {"value": loss, "grad": grads, "value_fn": value_fn, **extra}
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, **extra)
         metrics = {"loss": loss, "grad_norm": norm(grads)} | ({"aux": aux} if has_aux else {})
+        # Copies: what is returned twice may be one buffer, which the next step donates.
+        told = {name: jnp.array(x, copy=True) for name, x in tell(opt_state).items() if jnp.ndim(x) == 0}
+        metrics = told | metrics
         return TrainState(apply_updates(state.params, updates), opt_state), metrics
 
     return step
@@ -134,8 +153,9 @@ def make_step(
     """A compiled `step(optimizer, state, batch, **extra) -> (state, metrics)` down `loss_fn(params, batch)`.
 
     `state` is a `TrainState`, and is donated: go on with the one returned, and copy with `np.array` what you want to
-    keep of the old. `metrics` has `loss` and `grad_norm`, before the update, and with `has_aux` what the loss returned
-    beside its value as `aux`. The optimizer gets `value`, `grad` and `value_fn`, and `extra` (arrays, such as `key=`).
+    keep of the old. `metrics` has `loss` and `grad_norm`, before the update, with `has_aux` what the loss returned
+    beside its value as `aux`, and the scalars that the optimizer tells (see `gdfx.metrics`). The optimizer gets
+    `value`, `grad` and `value_fn`, and `extra` (arrays, such as `key=`).
     One compilation serves all values of the optimizer's hyperparameters, however they are written.
 
     With `accumulate=k` the batch is cut into `k` equal parts along its leading axis, and the gradient is the mean of

@@ -25,21 +25,31 @@ class MonitorState:
             raise KeyError(f"nothing is measured as {name!r}; there are: {', '.join(self.measurements)}")
         return self.measurements[name]
 
+    def report(self):
+        """What `gdfx.metrics` tells of it."""
+        return self.measurements
+
 
 @pytree
 class monitor(GradientTransformation):
     """Measures the updates, which it leaves as they are, and keeps the results in its state.
 
     `measures` has for each name a function from the updates to a number, an array or a pytree of them, or a measurement
-    over time, such as `measure_with_ema`. In a chain `state["monitor"]["name"]` is the newest one. Half-precision
-    updates reach the functions as float32.
+    over time, such as `measure_with_ema`; for a single one, write `monitor("name", measure)`. `gdfx.metrics` reads the
+    newest, and in a chain `state["monitor"]["name"]` is it. Half-precision updates reach the functions as float32.
 
     A function compiles once for each: give one with a name, not a lambda made anew for each call.
     """
 
-    measures: dict[str, Any]
+    measures: Any
+    measure: Any = static(default=None)
 
     def __post_init__(self):
+        if isinstance(self.measures, str):
+            object.__setattr__(self, "measures", {self.measures: self.measure})
+            object.__setattr__(self, "measure", None)
+        if self.measure is not None:
+            raise TypeError(f"monitor: measure goes with a single name, but measures is {self.measures!r}")
         if not isinstance(self.measures, dict) or not all(isinstance(name, str) for name in self.measures):
             raise TypeError(f"monitor: measures is {self.measures!r}, expected a dict from names to functions")
         measures = {name: _as_measurement(measure) for name, measure in self.measures.items()}

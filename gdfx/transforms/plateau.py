@@ -23,6 +23,10 @@ class ReduceOnPlateauState:
     plateau_count: jax.Array  # int32 scalar: the means in a row that were no better
     cooldown_count: jax.Array  # int32 scalar: the means still to pass unjudged
 
+    def report(self):
+        """What `gdfx.metrics` tells of it."""
+        return {"plateau_scale": self.scale}
+
 
 @pytree
 class reduce_on_plateau(GradientTransformation):

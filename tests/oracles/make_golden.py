@@ -70,6 +70,7 @@ class Case:
     step: Callable[[Any, float], None] = plain
     extra: tuple[str, ...] = ()  # arguments of `update`, recorded under these names
     from_zeros: bool = False  # whether params start at 0
+    averaged: bool = False  # whether the params to evaluate are recorded, not those that are trained
 
     def as_meta(self) -> dict[str, Any]:
         call = ast.parse(self.ours, mode="eval").body
@@ -81,11 +82,13 @@ class Case:
             "theirs": self.theirs,
             "extra": list(self.extra),
             "from_zeros": self.from_zeros,
+            "averaged": self.averaged,
         }
 
 
 # torch.optim ----------------------------------------------------------------------------------------------------------
 
+AVERAGE_LATE = "chain(sgd(0.1, 0.9), average_params(start=20, every=5))"
 TORCH = [
     # momentum=0 is momentum=None. Weight decay is coupled.
     Case("SGD(lr=0.1)", "sgd(0.1)"),
@@ -186,12 +189,42 @@ TORCH = [
         "adafactor(from_function(lambda n: (n + 1) ** -0.5), 1, decay_rate=0.5, clipping_threshold=1.2, "
         "weight_decay_rate=0.02)",
     ),
+    # torch.optim.swa_utils. The averages are those that `eval_params` gives.
+    Case("Averaged(SGD(lr=0.1), decay=0.9)", "chain(sgd(0.1), ema_params(0.9))", averaged=True),
+    Case(
+        "Averaged(AdamW(lr=0.1), decay=0.99)", "chain(adamw(0.1, weight_decay=0.01), ema_params(0.99))", averaged=True
+    ),
+    Case("Averaged(SGD(lr=0.1))", "chain(sgd(0.1), average_params())", averaged=True),
+    Case("Averaged(SGD(lr=0.1, momentum=0.9), start=20, every=5)", AVERAGE_LATE, averaged=True),
 ]
+
+
+class Averaged:
+    """An optimizer with a model of averaged params, as torch.optim.swa_utils documents its use."""
+
+    def __init__(self, params: Any, optimizer: Any, decay: float | None = None, start: int = 0, every: int = 1):
+        self.params = torch.nn.ParameterList(params)
+        self.optimizer = optimizer(params)
+        rule = None if decay is None else torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+        self.model = torch.optim.swa_utils.AveragedModel(self.params, multi_avg_fn=rule)
+        self.steps, self.start, self.every = 0, start, every
+
+    def step(self) -> None:
+        self.optimizer.step()
+        self.steps += 1
+        if self.steps > self.start and (self.steps - self.start - 1) % self.every == 0:
+            self.model.update_parameters(self.params)
+
+    @property
+    def averaged(self) -> list[torch.Tensor]:
+        """The params to evaluate: before the average begins, those that are trained."""
+        return list(self.model.module if self.model.n_averaged else self.params)
 
 
 def torch_names() -> dict[str, Any]:
     # The plain loop over params is torch's reference; foreach and fused are its fast paths.
-    return bound(torch.optim, foreach=False)
+    averaged = lambda optimizer, **kwargs: lambda params: Averaged(params, optimizer, **kwargs)
+    return bound(torch.optim, foreach=False) | {"Averaged": averaged}
 
 
 # pytorch_optimizer ----------------------------------------------------------------------------------------------------
@@ -315,6 +348,8 @@ PYTORCH_OPTIMIZER = [
         "weight_decay=0.1, weight_decouple=True)",
         "dadapt_adamw(0.5, (0.8, 0.95), 1e-3, 1e-3, 0.1)",
     ),
+    Case("lookahead(torch.optim.SGD, 5, 0.5, lr=0.1, momentum=0.9)", "lookahead(sgd(0.1, 0.9), 5, 0.5)"),
+    Case("lookahead(torch.optim.Adam, 3, 0.8, lr=0.01)", "lookahead(adam(0.01), 3, 0.8)"),
     Case("Prodigy(bias_correction=True)", "prodigy()"),
     Case(
         "Prodigy(lr=0.5, betas=(0.8, 0.95), beta3=0.9, d0=1e-3, d_coef=2.0, eps=1e-3, bias_correction=True, "
@@ -376,7 +411,10 @@ def pytorch_optimizer_names() -> dict[str, Any]:
         low = {"rank": rank, "scale": scale, "update_proj_gap": 2 * max(STEPS), "projection_type": "std"}
         return lambda params: names["GaLore"](**given)([{"params": params[:1], **low}, {"params": params[1:]}])
 
-    return {**names, "galore": galore, "torch": torch}
+    def lookahead(optimizer: Any, k: int, alpha: float, **given: Any) -> Any:
+        return lambda params: pytorch_optimizer.Lookahead(optimizer(params, **given), k, alpha)
+
+    return {**names, "galore": galore, "lookahead": lookahead, "torch": torch}
 
 
 # keras ----------------------------------------------------------------------------------------------------------------
@@ -679,7 +717,8 @@ def trajectory(case: Case, names: dict[str, Any]) -> Arrays:
             p.grad = torch.tensor(data[f"grads/{k}"][step])  # a new one: some optimizers write into it
         case.step(opt, float(data["extra/value"][step]))
         if step + 1 in STEPS:
-            for k, p in params.items():
+            shown = opt.averaged if case.averaged else params.values()
+            for k, p in zip(params, shown, strict=True):
                 kept[k].append(p.detach().numpy().copy())
     return {k: np.stack(v) for k, v in kept.items()}
 

@@ -1243,6 +1243,15 @@ CASES = [
         descends=300,
     ),
     Case(
+        "mechanize",
+        lambda: gdfx.mechanize(gdfx.sgd(1.0, 0.9), s_init=1e-2),
+        documented=lambda: gdfx.mechanize(gdfx.sgd(1.0)),
+        differs="holds the sum of the steps, not the initial params: optax's, divided by the factor plus `eps`, is lost "
+        "to rounding; and a learner's reward is at least 0, as in the paper",
+        descends=300,
+        rtol=1e-4,
+    ),
+    Case(
         "lookahead",
         lambda: gdfx.lookahead(gdfx.adam(RATE), 3),
         descends=500,

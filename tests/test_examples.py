@@ -24,6 +24,9 @@ WRONG = [
     ("compare_optimizers", "--seeds 0", "--seeds"),
     ("compare_optimizers", "--epochs 0", "--epochs"),
     ("compare_optimizers", "--output x.jpeg", "--output"),
+    ("finetune", "--images 1", "--images"),
+    ("finetune", "--epochs 0", "--epochs"),
+    ("finetune", "--seeds 0", "--seeds"),
     ("gradient_descent", "--steps 0", "--steps"),
     ("gradient_descent", "--batch-size 151", "--batch-size"),
     ("gradient_descent", "--seed -1", "--seed"),
@@ -195,6 +198,22 @@ def test_hypergradient():
     losses = [float(loss) for _, _, loss in steps]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < 0.85 * losses[0]
+
+
+def test_finetune():
+    text = run("finetune", "--seeds", 2, "--epochs", 60)
+    scratch, frozen, along = ([cell.replace(",", "") for cell in row] for row in rows(text, "odd or even"))
+    assert [row[0] for row in (scratch, frozen, along)] == ["from scratch", "frozen body", "layer-wise rates"]
+    accuracy = {row[0]: float(row[1].rstrip("%")) for row in (scratch, frozen, along)}
+    assert accuracy["frozen body"] > accuracy["from scratch"] > 60
+    assert accuracy["layer-wise rates"] > accuracy["from scratch"]
+    assert along[1] != along[2]  # the averaged params are others
+    # Of the frozen body nothing is in the state: 2 moments of 2 * 65 numbers, and 2 counts.
+    assert int(frozen[3]) == 4 * (2 * 2 * 65 + 2)
+    table = [row for row in rows(text[text.index("frozen body") :], "path") if row[0] != "shared"]
+    assert {row[0]: row[-1] for row in table if "frozen" in row} == {
+        f"layer_{i}/{name}": "0" for i in (0, 1) for name in ("bias", "kernel")
+    }
 
 
 @pytest.mark.parametrize(("name", "flags", "named"), WRONG, ids=lambda value: str(value))

@@ -189,6 +189,38 @@ def test_replace_in_a_running_loop():
 # The values in force
 
 
+def test_new_values_in_a_running_loop_compile_nothing():
+    """Neither the step nor anything beside it: counted by JAX itself."""
+    compiled = []
+    listen = lambda event, seconds, **_: compiled.append(event) if event.endswith("backend_compile_duration") else None
+    opt = gdfx.chain(
+        gdfx.clip_by_global_norm(1.0),
+        gdfx.partition({"embedding": gdfx.sgd(0.1, momentum=0.9), "rest": gdfx.adamw(warmup_cosine(0.1, 2, 100))}),
+    )
+    params = {"embed": jnp.ones((4, 2)), "kernel": jnp.ones((2, 2))}
+    step = gdfx.make_step(lambda params, batch: jnp.sum((params["embed"] @ params["kernel"]) ** 2))
+    state = gdfx.TrainState.create(opt, params)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for i in range(100):
+            if i == 2:  # the first two may compile
+                assert compiled
+                compiled.clear()
+            changes = {
+                "transforms[0].max_norm": 1.0 + i,
+                "transforms[1].transforms['embedding'].momentum": 0.5 + i / 400,
+                "transforms[1].transforms['rest'].learning_rate.peak": 0.1 / (1 + i),
+                "transforms[1].transforms['rest'].learning_rate.total": 100 + i,
+                "transforms[1].transforms['rest'].b1": np.float32(0.9),
+            }
+            opt = replace(opt, changes)
+            effective(opt, state.opt_state)
+            state, _ = step(opt, state, None)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert compiled == []
+
+
 def test_effective():
     opt = gdfx.chain(gdfx.clip(RISE), gdfx.chain(gdfx.trace(0.5), gdfx.adam(RISE, eps=1)))
     state = updated(opt, 3)

@@ -45,7 +45,7 @@ def test_loss_scale_rises_and_falls():
     assert [float(m["loss_scale"]) for m in metrics] == [4, 8, 8, 4, 2, 2, 4]
     assert [int(m["skipped"]) for m in metrics] == [0, 0, 0, 1, 2, 2, 2]
     np.testing.assert_allclose(state.params["w"], 1 - 5.0)
-    assert float(gdfx.loss_scale(state)) == 4.0
+    assert gdfx.loss_scale(state) == 4.0
 
 
 def test_loss_scale_has_bounds_and_does_not_mind_large_gradients():

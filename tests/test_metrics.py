@@ -16,7 +16,7 @@ def loss_fn(params, batch):
 
 
 def run(opt, steps=1, grads=GRADS):
-    state = opt.init(PARAMS)
+    updates, state = grads, opt.init(PARAMS)
     for _ in range(steps):
         updates, state = jax.jit(opt.update)(grads, state, PARAMS)
     return updates, state

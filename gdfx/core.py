@@ -249,7 +249,7 @@ def as_transformation(transform: Any) -> GradientTransformation:
 @jax.jit
 def increment(count: jax.Array) -> jax.Array:
     """`count + 1`, staying at the largest integer rather than wrapping around."""
-    return jnp.where(count < jnp.iinfo(count.dtype).max, count + 1, count)
+    return jnp.where(count < jnp.asarray(jnp.iinfo(count.dtype).max, count.dtype), count + 1, count)
 
 
 def eval_params(optimizer: Any, state: Tree, params: Tree) -> Tree:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .aggregating import process
 from .composition import Chain, ChainState, Optimizer
 from .core import GradientTransformation, Schedule, Tree, as_transformation
 from .pytrees import Frozen, Value, as_arrays
@@ -229,6 +230,8 @@ def _states_of(transform: Any, state: Any, count: Any, path: str) -> dict[str, t
     try:
         if isinstance(transform, partition):
             return {f"{before}transforms[{label!r}]": (state.groups[label], None) for label in transform.transforms}
+        if isinstance(transform, process):
+            return {before + n: (getattr(state, n), None) for n in ("preprocessor", "aggregator", "postprocessor")}
         if isinstance(transform, monitor):
             return {f"{before}measures[{n!r}]": (state.measure_states[n], None) for n in transform.measures}
         return {before + name: (inner, None) for name, inner in _state_of_field(transform, state).items()}

@@ -1,5 +1,6 @@
 """Names for the leaves of params: by path, by role, or as a tree; what groups and masks are made from."""
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeAlias
@@ -13,7 +14,7 @@ from .pytrees import Frozen
 Rules: TypeAlias = Sequence[tuple[str, Any]]
 """Pairs of a regular expression and a label: the first whose expression is found in a leaf's path gives its label."""
 Labels: TypeAlias = Callable[[str, Any], Any] | Rules | Tree
-"""A function of a leaf's path and the leaf, `Rules`, or a tree of labels with the structure of the params.
+"""A function of a leaf's path and the leaf, one of all params, `Rules`, or a tree of labels shaped like the params.
 
 A path is written `encoder/0/kernel`. A label at an inner node of a tree goes for all leaves below.
 """
@@ -56,6 +57,8 @@ def label_leaves(labels: Labels, params: Tree, what: str = "labels") -> tuple[An
     labels = labels.value if isinstance(labels, Frozen) else labels
     leaves = [(path_of(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
     if callable(labels):
+        if _takes_params(labels):
+            return label_leaves(labels(params), params, what)
         return tuple(labels(path, leaf) for path, leaf in leaves)
     if _are_rules(labels):
         return tuple(_first(labels, path, what) for path, _ in leaves)
@@ -69,6 +72,18 @@ def label_leaves(labels: Labels, params: Tree, what: str = "labels") -> tuple[An
             f"{jax.tree.structure(params)}, or of its upper part"
         ) from error
     return tuple(held.label for held in jax.tree.leaves(spread))
+
+
+def _takes_params(labels: Callable[..., Any]) -> bool:
+    """Whether it is a function of one argument, all params."""
+    if isinstance(labels, Roles):
+        return False
+    try:
+        parameters = inspect.signature(labels).parameters.values()
+    except ValueError:  # some builtins have no signature
+        return False
+    needed = [p for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(needed) == 1 and not any(p.kind is p.VAR_POSITIONAL for p in parameters)
 
 
 class _Held:

@@ -357,6 +357,16 @@ def test_a_nan_spoils_one_mean_only():
 # Guards
 
 
+def test_labels_from_all_params():
+    by_rank = lambda params: jax.tree.map(lambda p: "small" if p.ndim < 2 else "large", params)
+    opt = gdfx.partition({"small": gdfx.sgd(0.1), "large": gdfx.adam(0.1)}, by_rank)
+    assert opt.init(PARAMS).labels == ("large", "large", "small", "large", "small", "small")
+    whole = gdfx.partition({"all": gdfx.sgd(0.1)}, lambda params: "all")
+    assert whole.init(PARAMS).labels == ("all",) * 6
+    by_path = gdfx.partition({"all": gdfx.sgd(0.1)}, lambda path, leaf=None, *rest: "all")
+    assert by_path.init(PARAMS).labels == ("all",) * 6
+
+
 def test_guard_is_as_if_nothing_happened():
     """NaN gradients at random steps: the others are those of a run without them, for each member of a batch."""
     rng = np.random.default_rng(1)

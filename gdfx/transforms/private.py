@@ -5,11 +5,11 @@ import math
 import jax
 import jax.numpy as jnp
 
-from ..core import CountState, GradientTransformation, Tree, increment
+from ..core import CountState, GradientTransformation, increment
 from ..pytrees import Key, NonNegative, pytree
-from ..tree import cast_like, check_like, check_params, leafwise, path_str, widen
-from .clip import clip_by_global_norm
+from ..tree import cast_like, check_like, check_params, leafwise
 from .noise import key_for_step, random_like
+from .per_example import count_examples, sum_clipped
 
 
 @pytree
@@ -45,14 +45,10 @@ class differentially_private_aggregate(GradientTransformation):
 
     def update(self, updates, state, params=None, **extra):
         now = self.at(state.count)
-        examples = _count_examples(updates)
-
-        def clipped(grads):
-            if params is not None:
-                check_like(grads, params, "the gradients of each example", "params")
-            return clip_by_global_norm(now.l2_norm_clip).apply(grads, None)
-
-        sums = jax.tree.map(lambda g: jnp.sum(g, axis=0), jax.vmap(clipped)(widen(updates)))
+        examples = count_examples(updates)
+        sums, _ = sum_clipped(updates, now.l2_norm_clip)
+        if params is not None:
+            check_like(sums, params, "the gradients of each example", "params")
         noise = random_like(jax.random.normal, key_for_step(self, state.count, extra), sums)
         means = leafwise(_noisy_mean, (now, examples), sums, read=(noise,))
         return cast_like(means, updates), CountState(increment(state.count))
@@ -62,19 +58,3 @@ def _noisy_mean(now, examples, total, noise):
     # jax.random gives the parts of a complex number half of the variance each.
     noise = noise * math.sqrt(2) if jnp.iscomplexobj(noise) else noise
     return (total + now.l2_norm_clip * now.noise_multiplier * noise) / examples
-
-
-def _count_examples(updates: Tree) -> int:
-    """The length of the leading axis, which all leaves share."""
-    shapes = [(path_str(path), jnp.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(updates)]
-    if not shapes:
-        raise ValueError("the gradients have no leaves, so that the number of examples is unknown")
-    first_path, first = shapes[0]
-    for path, shape in shapes:
-        if not shape or shape[0] == 0 or shape[0] != first[0]:
-            found = f"{shape}, those at {first_path} {first}" if shape and shape[0] else shape
-            raise ValueError(
-                f"at {path}, the gradients have shape {found}, expected a leading axis for the examples, as long on "
-                "all leaves. Were they taken with jax.vmap(jax.grad(loss), in_axes=(None, 0))?"
-            )
-    return first[0]

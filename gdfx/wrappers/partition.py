@@ -32,8 +32,8 @@ class partition(GradientTransformation):
     Args:
         transforms: the transform of each label. `"rest"` is for leaves whose label has none.
         labels: a function from the path and the leaf to the label, a list of pairs of a regular expression and a label
-            of which the first that fits a path counts, or a tree of labels; see `gdfx.labels`. By default the labels
-            are the leaves' roles, see `gdfx.roles`.
+            of which the first that fits a path counts, a tree of labels, or a function from the params to one; see
+            `gdfx.labels`. By default the labels are the leaves' roles, see `gdfx.roles`.
 
     The labels are resolved once, by `init`. Each transform sees params in which the other groups' leaves are `None`: it
     has no state for them, and norms are the group's own (`clip_by_global_norm(over="all")` takes those of all groups).

@@ -74,6 +74,15 @@ class schedule_free(Wrapper):
         return leafwise(_average, (state.b1,), params, read=(state.z,))
 
 
+def schedule_free_eval_params(state: Tree, params: Tree) -> Tree:
+    """The params to evaluate, from the state of `schedule_free` alone; `gdfx.eval_params` finds them at any nesting."""
+    held = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, ScheduleFreeState))
+    found = [s for s in held if isinstance(s, ScheduleFreeState)]
+    if len(found) != 1:
+        raise ValueError(f"there are {len(found)} states of schedule_free in the state, expected one")
+    return leafwise(_average, (found[0].b1,), params, read=(found[0].z,))
+
+
 def _weigh(now, c, weight_sum, largest):
     largest = jnp.maximum(largest, now.learning_rate)
     # In two parts, as the slope of a power at 0 may be infinite.

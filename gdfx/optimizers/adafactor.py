@@ -10,7 +10,7 @@ from ..transforms.block_clip import clip_by_block_rms
 from ..transforms.decay import Mask, add_decayed_weights
 from ..transforms.ema import ema
 from ..transforms.param_scale import scale_by_param_block_rms
-from ..transforms.scale import scale_by_learning_rate
+from ..transforms.scale import scale, scale_by_learning_rate
 from .factored_rms import check_size, scale_by_factored_rms
 
 
@@ -60,9 +60,10 @@ class adafactor(Optimizer):
             links.append(clip_by_block_rms(self.clipping_threshold))
         if self.multiply_by_parameter_scale:
             links.append(scale_by_param_block_rms())
-        links.append(scale_by_learning_rate(rate))
+        links.append(scale_by_learning_rate(rate, flip_sign=False))
         if self.momentum is not None:
             links.append(ema(self.momentum, debias=False, accumulator_dtype=self.dtype_momentum))
+        links.append(scale(-1.0))
         if self.weight_decay_rate is not None:
             links.append(add_decayed_weights(self.weight_decay_rate, self.weight_decay_mask, mode="independent"))
         return tuple(links)

@@ -1,0 +1,37 @@
+"""Arithmetic on one leaf that is safe to differentiate."""
+
+import jax
+import jax.numpy as jnp
+
+
+def abs2(x: jax.Array) -> jax.Array:
+    """The squared absolute value, element-wise: real also where `x` is complex."""
+    return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
+
+
+def sqrt(x: jax.Array) -> jax.Array:
+    """The square root, 0 at or below 0: its slope there is 0, not infinity, so that hypergradients stay finite."""
+    positive = ~(x <= 0)  # NaN stays NaN
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), jnp.zeros_like(x))
+
+
+def absolute(x: jax.Array) -> jax.Array:
+    """The absolute value, element-wise: real also where `x` is complex, and then with slope 0 at 0."""
+    return sqrt(abs2(x)) if jnp.iscomplexobj(x) else jnp.abs(x)
+
+
+def ratio(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`x / y`, and 0 where `y` is 0, with finite derivatives; `y` is not negative."""
+    positive = ~(y <= 0)  # NaN stays NaN
+    return jnp.where(positive, x / jnp.where(positive, y, jnp.ones_like(y)), jnp.zeros_like(y))
+
+
+def debias(decay: jax.Array, count: jax.Array) -> jax.Array:
+    """`1 - decay**count`, the total weight of an average from 0 after `count` terms.
+
+    Near `decay` 1 it is computed from `1 - decay`, the weight of the newest term, so that rounding of the two cancels.
+    """
+    near_one = decay > 0.5
+    safe = jnp.where(near_one, decay, jnp.ones_like(decay))
+    from_weight = -jnp.expm1(count * jnp.log1p(-(1 - safe)))
+    return jnp.where(near_one, from_weight, 1 - jnp.where(near_one, jnp.zeros_like(decay), decay) ** count)

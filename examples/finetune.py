@@ -83,7 +83,7 @@ def main() -> None:
             result = gdfx.fit(loss_fn, params, optimizer, data, epochs=args.epochs, progress=False)
             averaged = gdfx.eval_params(optimizer, result.opt_state, result.params)
             scores.append([float(accuracy(p, x[others], y[others] % 2)) for p in (result.params, averaged)])
-        told = gdfx.explain(optimizer, params)
+        told = gdfx.explain(optimizer, PARITY.init(jax.random.key(0)))
         print(f"{name}: {optimizer}\n{told}\n")
         rows.append((name, np.mean(scores, axis=0), told.state_bytes))
     print(f"odd or even, from {args.images} images   test accuracy   of averaged params   bytes of state")

@@ -1,9 +1,18 @@
 """gdfx: gradient descent in JAX, with optimizers that are values."""
 
 from . import (
+    aggregating as aggregating,
+    assignment as assignment,
     factors as factors,
+    interop as interop,
     losses as losses,
+    matrix as matrix,
+    microbatching as microbatching,
     models as models,
+    newton_schulz as newton_schulz,
+    numerics as numerics,
+    perturbations as perturbations,
+    projections as projections,
     schedules as schedules,
     testing as testing,
     tree as tree,
@@ -67,9 +76,14 @@ from .optimizers.laprop import laprop as laprop, scale_by_laprop as scale_by_lap
 from .optimizers.lars import lars as lars
 from .optimizers.lion import lion as lion, scale_by_lion as scale_by_lion
 from .optimizers.madgrad import madgrad as madgrad, scale_by_madgrad as scale_by_madgrad
-from .optimizers.matrix_layout import GaLoreDimensionNumbers as GaLoreDimensionNumbers
+from .optimizers.matrix_groups import scale_by_shape as scale_by_shape
+from .optimizers.matrix_layout import (
+    GaLoreDimensionNumbers as GaLoreDimensionNumbers,
+    MuonDimensionNumbers as MuonDimensionNumbers,
+)
 from .optimizers.momo import momo as momo, scale_by_momo as scale_by_momo
 from .optimizers.momo_adam import momo_adam as momo_adam, scale_by_momo_adam as scale_by_momo_adam
+from .optimizers.muon import muon as muon, scale_by_muon as scale_by_muon
 from .optimizers.nadam import nadam as nadam, scale_by_nadam as scale_by_nadam
 from .optimizers.nadamw import nadamw as nadamw
 from .optimizers.noisy_sgd import noisy_sgd as noisy_sgd
@@ -110,6 +124,10 @@ from .pytrees import (
 )
 from .schedules import warmup_cosine as warmup_cosine
 from .serialization import from_dict as from_dict, to_dict as to_dict
+from .solvers.backtracking import scale_by_backtracking_linesearch as scale_by_backtracking_linesearch
+from .solvers.lbfgs import lbfgs as lbfgs, scale_by_lbfgs as scale_by_lbfgs
+from .solvers.reuse import value_and_grad_from_state as value_and_grad_from_state
+from .solvers.zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 from .states import TransferReport as TransferReport, reset as reset, set_count as set_count, transfer as transfer
 from .sweeps.grid import grid as grid
 from .sweeps.result import Best as Best, SweepResult as SweepResult
@@ -156,18 +174,27 @@ from .transforms.sharpness import sam as sam
 from .transforms.sign import scale_by_sign as scale_by_sign
 from .transforms.trace import trace as trace
 from .transforms.trust_ratio import scale_by_trust_ratio as scale_by_trust_ratio
-from .wrappers.accumulate import accumulate as accumulate
+from .updates import incremental_update as incremental_update, periodic_update as periodic_update
+from .wrappers.accumulate import (
+    accumulate as accumulate,
+    skip_large_updates as skip_large_updates,
+    skip_not_finite as skip_not_finite,
+)
 from .wrappers.conditional import (
     conditionally_mask as conditionally_mask,
     conditionally_transform as conditionally_transform,
 )
 from .wrappers.guard import guard as guard, loss_scale as loss_scale
+from .wrappers.inject import inject_hyperparams as inject_hyperparams
 from .wrappers.lookahead import lookahead as lookahead
 from .wrappers.mechanize import mechanize as mechanize
+from .wrappers.named import NamedChain as NamedChain, named_chain as named_chain, whole as whole
 from .wrappers.partition import freeze as freeze, masked as masked, partition as partition
 from .wrappers.reshape import flatten as flatten, split_real_and_imaginary as split_real_and_imaginary
 from .wrappers.schedule_free import (
     schedule_free as schedule_free,
     schedule_free_adamw as schedule_free_adamw,
+    schedule_free_eval_params as schedule_free_eval_params,
     schedule_free_sgd as schedule_free_sgd,
 )
+from .wrappers.selective import selective_transform as selective_transform

@@ -7,7 +7,7 @@ The transforms here that are `per_example` take gradients with an axis for the e
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,12 @@ from .pytrees import Decay, Interval, pytree, static
 from .transforms.basic import whole
 from .transforms.per_example import count_examples
 from .tree import abs2, cast_like, check_like, debias, leafwise, ratio, widen, zeros_like
+
+PerElementUpdates: TypeAlias = Tree
+"""Gradients with an axis for the examples."""
+AggregatedUpdates: TypeAlias = Tree
+MaybeAxis: TypeAlias = int | Sequence[int] | None
+AggregatorUpdateFn: TypeAlias = Callable[..., tuple[AggregatedUpdates, Any]]
 
 
 @pytree

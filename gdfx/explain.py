@@ -15,6 +15,7 @@ from .pytrees import Frozen
 from .transforms.decay import add_decayed_weights
 from .transforms.scale import scale_by_factors
 from .transforms.trust_ratio import scale_by_trust_ratio
+from .wrappers.named import NamedChain, whole
 from .wrappers.partition import _keep, _Selective, freeze, partition
 from .wrappers.wrapper import Wrapper
 
@@ -103,6 +104,11 @@ def _visit(transform: Any, state: Any, params: Tree, found: Tree) -> None:
         links = Chain((transform,))._links(jnp.zeros((), jnp.int32))
         for link, link_state in zip(links, state.states, strict=True):
             _visit(link, link_state, params, found)
+    elif isinstance(transform, whole):
+        _visit(transform.transform, state, params, found)
+    elif isinstance(transform, NamedChain):
+        for name, link in zip(transform.names, transform.transforms, strict=True):
+            _visit(link, state[name], params, found)
     elif isinstance(transform, partition):
         for label, group in transform.transforms.items():
             mine = _keep(params, state.labels, label), _keep(found, state.labels, label)

@@ -15,6 +15,8 @@ from .composition import Chain, ChainState, Optimizer
 from .core import GradientTransformation, Schedule, Tree, as_transformation
 from .pytrees import Frozen, Value, as_arrays
 from .transforms.monitor import monitor
+from .wrappers.inject import InjectHyperparams
+from .wrappers.named import NamedChain, whole
 from .wrappers.partition import partition
 from .wrappers.wrapper import Wrapper
 
@@ -198,6 +200,10 @@ def _in_force(transform: Any, state: Any, count: Any, path: str) -> Iterator[tup
             raise _not_its_state(transform, state, path)
         count = state.count
         state = state.states
+    if isinstance(transform, InjectHyperparams):
+        for name, value in transform._values(state.hyperparams, state.count).items():
+            yield f"{path}.numbers[{name!r}]".removeprefix("."), value
+        return
     if count is None and not isinstance(state, tuple):  # whose `count` is a method
         count = getattr(state, "count", None)
     states = _states_of(transform, state, count, path)
@@ -230,6 +236,10 @@ def _states_of(transform: Any, state: Any, count: Any, path: str) -> dict[str, t
     try:
         if isinstance(transform, partition):
             return {f"{before}transforms[{label!r}]": (state.groups[label], None) for label in transform.transforms}
+        if isinstance(transform, whole):
+            return {f"{before}transform": (state, None)}
+        if isinstance(transform, NamedChain):
+            return {f"{before}transforms[{i}]": (state[name], None) for i, name in enumerate(transform.names)}
         if isinstance(transform, process):
             return {before + n: (getattr(state, n), None) for n in ("preprocessor", "aggregator", "postprocessor")}
         if isinstance(transform, monitor):

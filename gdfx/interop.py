@@ -108,7 +108,8 @@ def _converted(template: Any, source: Any, name: str) -> Any:
         new = {field: rebuilt(held) for field, held in _fields(value).items() if _is_state(held)}
         for field, held in slots.items():
             new[field] = _as(held, _slot(found, value, field, count, name), name, f"{type(value).__name__}.{field}")
-        return dataclasses.replace(value, **new) if dataclasses.is_dataclass(value) else value._replace(**new)
+        made: Any = value  # a dataclass of gdfx, or a NamedTuple of optax
+        return made._replace(**new) if isinstance(value, tuple) else dataclasses.replace(made, **new)
 
     return rebuilt(template)
 

@@ -58,7 +58,8 @@ def label_leaves(labels: Labels, params: Tree, what: str = "labels") -> tuple[An
     leaves = [(path_of(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(params)]
     if callable(labels):
         if _takes_params(labels):
-            return label_leaves(labels(params), params, what)
+            of_params: Any = labels
+            return label_leaves(of_params(params), params, what)
         return tuple(labels(path, leaf) for path, leaf in leaves)
     if _are_rules(labels):
         return tuple(_first(labels, path, what) for path, _ in leaves)

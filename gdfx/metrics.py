@@ -80,9 +80,9 @@ class record(Wrapper):
         for label in (None, *dict.fromkeys(labels or ())):
             before = "" if label is None else f"{label}/"
             mine = [[x for i, x in enumerate(xs) if label is None or (labels or ())[i] == label] for xs in leaves]
-            g, u, p = map(norm, mine) if trees else (0, 0, 0)
+            g, u, p = map(norm, mine) if trees else [jnp.zeros(())] * 3
             found[f"{before}grad_norm"], found[f"{before}update_norm"], found[f"{before}param_norm"] = g, u, p
-            found[f"{before}update_ratio"] = ratio(u, p) if trees else 0
+            found[f"{before}update_ratio"] = ratio(u, p)
         return found
 
     def _links(self, inner: Tree) -> list[str]:

@@ -689,6 +689,21 @@ CASES = [
         golden={"pytorch_optimizer": 1e-12},
     ),
     Case(
+        "muon",
+        lambda: gdfx.muon(RATE),
+        oracle=lambda: optax.contrib.muon(RATE),
+        golden={"torch": 1e-13},
+        documented=lambda: gdfx.muon(0.02),
+        descends=500,
+        float32_atol=1e-4,
+        differs="Nesterov momentum is debiased, as in optax: torch's is `trace(beta, nesterov=True)` before "
+        "`muon(beta=0.0, nesterov=False)`; its `[out, in]` is `MuonDimensionNumbers(1, 0)`",
+        exempt={"vmap_is_loop": "coefficients next to the good ones overflow in five iterations: see `-two_steps`"},
+    ),
+    Case("muon-two_steps", lambda: gdfx.muon(RATE, ns_steps=2), oracle=lambda: optax.contrib.muon(RATE, ns_steps=2)),
+    Case("scale_by_muon", lambda: gdfx.masked(gdfx.scale_by_muon(ns_steps=2), gdfx.matrices)),
+    Case("scale_by_shape", gdfx.scale_by_shape),
+    Case(
         "novograd",
         lambda: gdfx.novograd(RATE),
         oracle=lambda: optax.novograd(RATE),
@@ -1221,6 +1236,11 @@ CASES = [
         "the optimizer at each batch",
     ),
     Case(
+        "accumulate-sum",
+        lambda: gdfx.accumulate(gdfx.adam(RATE), 2, mean=False, should_skip=gdfx.skip_not_finite),
+        descends=500,
+    ),
+    Case(
         "accumulate-partition", lambda: gdfx.accumulate(gdfx.partition({"rest": gdfx.sgd(RATE, 0.9)}), 3), descends=500
     ),
     Case(
@@ -1235,6 +1255,12 @@ CASES = [
         oracle=lambda: optax.apply_if_finite(optax.sgd(RATE), 3),
         descends=300,
     ),
+    Case(
+        "guard-max_in_a_row",
+        lambda: gdfx.guard(gdfx.adam(RATE), max_in_a_row=2),
+        oracle=lambda: optax.apply_if_finite(optax.adam(RATE), 2),
+        descends=300,
+    ),
     Case("guard-accumulate", lambda: gdfx.guard(gdfx.accumulate(gdfx.sgd(RATE), 2), 100.0), descends=300),
     Case("record", lambda: gdfx.record(gdfx.adam(RATE)), oracle=lambda: optax.adam(RATE), descends=300),
     Case(
@@ -1246,8 +1272,8 @@ CASES = [
         "mechanize",
         lambda: gdfx.mechanize(gdfx.sgd(1.0, 0.9), s_init=1e-2),
         documented=lambda: gdfx.mechanize(gdfx.sgd(1.0)),
-        differs="holds the sum of the steps, not the initial params: optax's, divided by the factor plus `eps`, is lost "
-        "to rounding; and a learner's reward is at least 0, as in the paper",
+        differs="holds the sum of the steps, not the initial params, from which optax takes it, divided by the factor "
+        "plus `eps`: lost to rounding; and a learner's reward is at least 0, as in the paper",
         descends=300,
         rtol=1e-4,
     ),
@@ -1301,6 +1327,27 @@ CASES = [
         rtol=1e-5,
     ),
     # Chains
+    Case(
+        "inject_hyperparams",
+        lambda: gdfx.inject_hyperparams(gdfx.adamw)(RATE, mask=gdfx.matrices),
+        oracle=lambda: optax.inject_hyperparams(optax.adamw, static_args="mask")(RATE, mask=gdfx.matrices),
+        oracle_atol=1e-8,
+        differs="numbers are float32, or float64 where x64 is enabled, whatever the dtype of the params",
+        descends=500,
+    ),
+    Case(
+        "named_chain",
+        lambda: gdfx.named_chain(("clip", gdfx.clip(1.0)), ("opt", gdfx.adamw(RATE))),
+        oracle=lambda: optax.named_chain(("clip", optax.clip(1.0)), ("opt", optax.adamw(RATE))),
+        descends=500,
+    ),
+    Case("whole", lambda: gdfx.whole(gdfx.adam(RATE)), oracle=lambda: optax.adam(RATE), descends=300),
+    Case(
+        "selective_transform",
+        lambda: gdfx.selective_transform(gdfx.adam(RATE), freeze_mask=False),
+        oracle=lambda: optax.adam(RATE),
+        descends=300,
+    ),
     Case(
         "chain",
         lambda: gdfx.chain(gdfx.clip_by_global_norm(1.0), gdfx.adam(RATE)),

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 OPTIMIZERS = """
     adabelief adadelta adafactor adagrad adam adamax adamaxw adamw adan amsgrad fromage lamb lars lion nadam nadamw
     noisy_sgd novograd optimistic_adam_v2 optimistic_gradient_descent polyak_sgd radam rmsprop rprop sgd sign_sgd signum
-    sm3 yogi acprop ademamix adopt cocob dadapt_adamw dog dowg dpsgd galore madgrad momo momo_adam prodigy
+    sm3 yogi acprop ademamix adopt cocob dadapt_adamw dog dowg dpsgd galore madgrad momo momo_adam muon prodigy
     schedule_free_adamw schedule_free_sgd simplified_ademamix sophia
 """
 TRANSFORMS = """
@@ -27,7 +27,7 @@ TRANSFORMS = """
     scale_by_madgrad scale_by_simplified_ademamix scale_by_adadelta scale_by_adam scale_by_adamax scale_by_adan
     scale_by_amsgrad scale_by_belief scale_by_distance_over_gradients scale_by_factored_rms scale_by_lion
     scale_by_novograd scale_by_optimistic_gradient scale_by_polyak scale_by_radam scale_by_rms scale_by_rprop
-    scale_by_rss scale_by_sm3 scale_by_stddev scale_by_yogi centralize differentially_private_aggregate
+    scale_by_rss scale_by_sm3 scale_by_muon scale_by_stddev scale_by_yogi centralize differentially_private_aggregate
     reduce_on_plateau identity set_to_zero stateless stateless_with_tree_map keep_params_nonnegative zero_nans normalize
     normalize_by_update_norm scale scale_by_learning_rate scale_by_param_block_norm scale_by_param_block_rms
     scale_by_schedule scale_by_sign scale_by_trust_ratio adaptive_grad_clip clip clip_by_block_rms clip_by_global_norm

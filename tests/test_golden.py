@@ -24,7 +24,10 @@ ROWS = {row.name: row for row in CASES}
 
 @jax.jit
 def trajectory(opt, params, grads, extra):
-    """Params after each step, and those to evaluate. As the optimizer is an argument, settings that differ in numbers only compile once."""
+    """Params after each step, and those to evaluate.
+
+    As the optimizer is an argument, settings that differ in numbers only compile once.
+    """
 
     def step(carry, now):
         params, state = carry

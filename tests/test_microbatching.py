@@ -396,9 +396,9 @@ def test_clip_errors(clip):
         clip(jnp.ones((0, 2)), 1.0)
     with pytest.raises(ValueError, match="no leaves"):
         clip({}, 1.0)
-    with pytest.raises(ValueError, match="l2_norm_clip is -1.0, expected at least 0"):
+    with pytest.raises(ValueError, match=r"l2_norm_clip is -1\.0, expected at least 0"):
         clip(jnp.ones((3, 2)), -1.0)
-    with pytest.raises(TypeError, match="l2_norm_clip is .*, expected a real scalar"):
+    with pytest.raises(TypeError, match=r"l2_norm_clip is .*, expected a real scalar"):
         clip(jnp.ones((3, 2)), jnp.ones(2))
     with pytest.raises(TypeError, match=r"at \['a'\], grads have dtype int32"):
         clip({"a": jnp.ones((3, 2), jnp.int32)}, 1.0)

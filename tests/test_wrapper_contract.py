@@ -32,7 +32,9 @@ WRAPPERS = {
     "record": lambda inner: gdfx.record(inner, groups=[(".*", "all")]),
     "sam": lambda inner: gdfx.chain(gdfx.sam(0.1), inner),
     "schedule_free": lambda inner: gdfx.schedule_free(inner, 0.05),
+    "selective_transform": lambda inner: gdfx.selective_transform(inner, freeze_mask=False),
     "split_real_and_imaginary": gdfx.split_real_and_imaginary,
+    "whole": lambda inner: gdfx.chain(gdfx.clip(1.0), gdfx.whole(inner)),
 }
 BY_NAME = [("vector", "vector"), ("", "rest")]
 CHECKS = ["init_avals", "update_avals", "state_avals", "no_aliases", "eager_is_jit", "one_trace", "vmap_is_loop"]

@@ -19,9 +19,14 @@ class GaLoreDimensionNumbers(NamedTuple):
     output_axis: int | tuple[int, ...] = 1
 
 
+class MuonDimensionNumbers(GaLoreDimensionNumbers):
+    """The axes of a leaf that are the rows, and those that are the columns, of a matrix; over others it is a stack."""
+
+
 DimensionNumbers: TypeAlias = GaLoreDimensionNumbers | Callable[[Tree], Tree] | Any
 """Numbers for all leaves of two or more axes, a pytree of them with None for leaves to be left whole, or a function
-from the params to one; None is those of a kernel `[in, out]` for all leaves of two axes."""
+from the params to one; None is those of a kernel `[in, out]` for all leaves of two axes. In a pytree, what stands at an
+inner node goes for all leaves below."""
 
 
 class MatrixLayout(NamedTuple):
@@ -56,7 +61,7 @@ def matrix_layouts(numbers: DimensionNumbers, tree: Tree, *, wide: bool = False)
     elif hasattr(numbers, "reduction_axis"):
         each = [numbers if jnp.ndim(x) >= 2 else None for _, x in leaves]
     else:
-        each = _up_to(structure, numbers)
+        each = _spread(numbers, tree, structure)
     return [_layout(path_str(path), jnp.shape(x), pair, wide) for (path, x), pair in zip(leaves, each, strict=True)]
 
 
@@ -68,17 +73,56 @@ def map_matrices(
     return structure.unflatten([fn(y, x) if y else x for y, x in zip(layouts, leaves, strict=True)])
 
 
-def _up_to(structure: Any, numbers: Tree) -> list[Any]:
+def unsharded(layout: MatrixLayout, leaf: jax.Array) -> tuple[jax.Array, Any]:
+    """The leaf with each of its matrices on one device, and how it lay on the explicit axes of a mesh."""
+    axes = jax.typeof(leaf).sharding.spec
+    if not any(axes):
+        return leaf, axes
+    stack = layout.order[: len(layout.matrix) - 2]
+    whole = jax.P(*(axis if i in stack else None for i, axis in enumerate(axes)))
+    return jax.sharding.reshard(leaf, whole), axes
+
+
+def split_matrices(layouts: list[MatrixLayout | None], tree: Tree) -> tuple[Tree, Tree]:
+    """The matrices, and the other leaves: `tree` twice, with `None` in place of what is in the other one.
+
+    Of a tree that is one leaf the other is `()`, as `None` would be no tree.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    if structure == jax.tree.structure(0):
+        return (tree, ()) if layouts[0] else ((), tree)
+    pairs = [(x, None) if y else (None, x) for y, x in zip(layouts, leaves, strict=True)]
+    return structure.unflatten([x for x, _ in pairs]), structure.unflatten([x for _, x in pairs])
+
+
+def join_matrices(layouts: list[MatrixLayout | None], matrices: Tree, others: Tree, like: Tree) -> Tree:
+    """The inverse of `split_matrices`."""
+    mine, rest = iter(jax.tree.leaves(matrices)), iter(jax.tree.leaves(others))
+    return jax.tree.structure(like).unflatten([next(mine if y else rest) for y in layouts])
+
+
+def _spread(numbers: Tree, tree: Tree, structure: Any) -> list[Any]:
+    """The pair, or None, of each leaf."""
+    each = []
+    collect = lambda pair, below: each.extend([pair] * len(jax.tree.leaves(below)))
     try:
-        return structure.flatten_up_to(numbers)
+        jax.tree.map(collect, numbers, tree, is_leaf=lambda x: x is None or hasattr(x, "reduction_axis"))
+        return each
     except ValueError:
         pass  # raised below, without the traceback inside JAX
-    raise ValueError(f"the dimension numbers are {numbers}, expected a pair or None for each leaf of {structure}")
+    raise ValueError(
+        f"the dimension numbers are {numbers}, expected MuonDimensionNumbers, GaLoreDimensionNumbers or None for each "
+        f"leaf of {structure}, or for inner nodes of it"
+    )
 
 
 def _layout(path: str, shape: tuple[int, ...], pair: Any, wide: bool) -> MatrixLayout | None:
     if pair is None or not math.prod(shape):
         return None
+    if not hasattr(pair, "reduction_axis"):
+        raise ValueError(
+            f"the dimension numbers at {path} are {pair}, expected MuonDimensionNumbers(rows, columns) or None"
+        )
     rows, columns = (_axes(axes, len(shape)) for axes in (pair.reduction_axis, pair.output_axis))
     named = {*rows, *columns}
     if not rows or not columns or len(named) < len(rows + columns) or not named <= {*range(len(shape))}:

@@ -1,10 +1,13 @@
 """Clipping by leaf (https://arxiv.org/abs/1804.04235) and by unit (https://arxiv.org/abs/2102.06171)."""
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 
 from ..core import Stateless
 from ..pytrees import NonNegative, pytree, static
-from ..tree import abs2, leafwise, sqrt
+from ..tree import abs2, leafwise, sqrt, widen
 from .clip import shrink_factor
 from .param_scale import leaf_rms
 
@@ -60,8 +63,12 @@ class adaptive_grad_clip(Stateless):
 
 def _clip_units(now, g, p):
     axes = _axes_of_units(p.shape, now.axis)
-    g_norm, p_norm = (sqrt(jnp.sum(abs2(x), axis=axes, keepdims=True)) for x in (g, p))
+    g_norm, p_norm = (_norms(x, axes) for x in (g, p))
     return shrink_factor(g_norm, now.clipping * jnp.maximum(p_norm, now.eps)) * g
+
+
+def _norms(x, axes):
+    return sqrt(jnp.sum(abs2(x), axis=axes, keepdims=True))
 
 
 def _axes_of_units(shape, axis):
@@ -72,3 +79,33 @@ def _axes_of_units(shape, axis):
     if sum(n != 1 for n in shape) <= 1:
         return None
     return (0,) if ndim < 4 else tuple(range(ndim - 1))
+
+
+def unitwise_norm(x: jax.Array, axis: int | tuple[int, ...] | None = None) -> jax.Array:
+    """The L2 norm of each unit of one array, at each of its elements: an array of the shape of `x`.
+
+    `axis` are the axes that a norm is taken over; by default they go by the number of axes, as in `adaptive_grad_clip`.
+    The norms are real, in float32 or wider; their slope at 0 is 0. Raises `ValueError` for an axis that `x` has not.
+    """
+    x = widen(jnp.asarray(x))
+    axes = _axes_of_units(x.shape, None) if axis is None else axis
+    return jnp.broadcast_to(_norms(x, axes), x.shape)
+
+
+def unitwise_clip(g_norm: jax.Array, max_norm: jax.Array, grad: jax.Array, div_eps: Any = 1e-6) -> jax.Array:
+    """`grad`, one array, with the elements whose `g_norm` is not below `max_norm` times `max_norm / g_norm`.
+
+    All three have one shape; the norms are as `unitwise_norm` gives them, and divided by as at least `div_eps`. The
+    result is computed in at least float32, and has the dtype of `grad`. Raises `ValueError` for other shapes.
+    """
+    for name, norms in (("g_norm", g_norm), ("max_norm", max_norm)):
+        if jnp.shape(norms) != jnp.shape(grad):
+            raise ValueError(
+                f"unitwise_clip: {name} has shape {jnp.shape(norms)}, expected that of grad, {jnp.shape(grad)}; "
+                "unitwise_norm gives norms of the shape of an array"
+            )
+    return leafwise(_clip_to, (div_eps,), jnp.asarray(grad), read=(jnp.asarray(g_norm), jnp.asarray(max_norm)))
+
+
+def _clip_to(div_eps, grad, g_norm, max_norm):
+    return jnp.where(g_norm < max_norm, grad, grad * (max_norm / jnp.maximum(g_norm, div_eps)))

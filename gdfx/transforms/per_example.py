@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from ..tree import Tree, cast_like, norm, path_str, real_dtype, widen
@@ -97,7 +98,7 @@ def _lengths(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, ...]:
 def _limit(name: str, value: ArrayLike, grads: Tree) -> jax.Array:
     if jnp.ndim(value) or jnp.iscomplexobj(value):
         raise TypeError(f"{name} is {value!r}, expected a real scalar")
-    if not isinstance(value, jax.Array) and not value >= 0:
+    if not isinstance(value, jax.Array) and not np.asarray(value) >= 0:
         raise ValueError(f"{name} is {value}, expected at least 0")
     return jnp.asarray(value, real_dtype(grads))
 

@@ -61,7 +61,7 @@ def map_params(
         return jax.tree.unflatten(structure, new)
 
     def walk(made, part):
-        if isinstance(made, _StateOf):
+        while isinstance(made, _StateOf):
             # What a wrapper hands on may be of another shape than the params; then nothing in there mirrors them.
             made = _template(made.transform, part) if _is_params(made.params) else None
         if _is_params(made):

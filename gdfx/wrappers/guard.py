@@ -20,7 +20,7 @@ class GuardState:
 
     count: jax.Array  # int32 scalar: the updates asked for so far
     skipped: jax.Array  # int32 scalar: how many of them were not made
-    in_a_row: jax.Array  # int32 scalar: how many in a row, up to now, were not made
+    in_a_row: jax.Array  # int32 scalar: how many in a row, up to now, were not fit to be made
     loss_scale: jax.Array | None  # float32 scalar: what the next loss is to be multiplied by
     since_change: jax.Array | None  # int32 scalar: the updates made since it changed
     inner: Tree  # the state of the transform
@@ -36,8 +36,12 @@ class guard(Wrapper):
     """Leaves params and state as they are where the gradients, the loss or the new updates are not finite.
 
     Nor is an update made where the joint norm of the gradients is above `max_norm`. The state counts what was skipped;
-    a run that has diverged stays at its last finite params for good, and never gives up. Schedules inside count the
-    updates that were made. The choice is made by selection, so that under `vmap` members do not disturb each other.
+    a run that has diverged stays at its last finite params for good. Schedules inside count the updates that were made.
+    The choice is made by selection, so that under `vmap` members do not disturb each other.
+
+    After `max_in_a_row` skipped updates in a row it gives up: the next are made whatever they are, until one is fit to
+    be made, from which it counts anew. By default it never does, as one NaN in the params is there for good: the run is
+    lost, and its last finite params too.
 
     With `loss_scale` the loss is multiplied by a number, so that its gradients do not vanish in float16: first by this
     one; twice as large after every `growth_interval` updates that were made, and half as large after each whose
@@ -49,6 +53,7 @@ class guard(Wrapper):
     max_norm: NonNegative = math.inf
     loss_scale: Positive | None = None
     growth_interval: Interval = 2000
+    max_in_a_row: NonNegative = math.inf
 
     def init(self, params):
         count, skipped, in_a_row = (jnp.zeros((), jnp.int32) for _ in range(3))
@@ -66,10 +71,11 @@ class guard(Wrapper):
             finite &= jnp.all(jnp.isfinite(extra["value"]))
         new, inner = self.transform.update(updates, state.inner, params, **extra)
         ok = finite & (size <= jnp.asarray(now.max_norm).astype(size.dtype)) & jnp.isfinite(norm(new))
-        new = jax.tree.map(lambda u: jnp.where(ok, u, jnp.zeros_like(u)), new)
-        inner = jax.tree.map(lambda x, old: jnp.where(ok, x, old), inner, state.inner)
-        skipped = jnp.where(ok, state.skipped, increment(state.skipped))
-        in_a_row = jnp.where(ok, jnp.zeros_like(skipped), increment(state.in_a_row))
+        in_a_row = jnp.where(ok, jnp.zeros_like(state.in_a_row), increment(state.in_a_row))
+        made = ok | (in_a_row.astype(float) > jnp.asarray(now.max_in_a_row).astype(float))
+        new = jax.tree.map(lambda u: jnp.where(made, u, jnp.zeros_like(u)), new)
+        inner = jax.tree.map(lambda x, old: jnp.where(made, x, old), inner, state.inner)
+        skipped = jnp.where(made, state.skipped, increment(state.skipped))
         scale, since = state.loss_scale, state.since_change
         if scale is not None and since is not None:
             scale, since = _next_scale(now, scale, since, finite, ok)

@@ -39,6 +39,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -189,6 +190,25 @@ TORCH = [
         "adafactor(from_function(lambda n: (n + 1) ** -0.5), 1, decay_rate=0.5, clipping_threshold=1.2, "
         "weight_decay_rate=0.02)",
     ),
+    # Computed in bfloat16, but for the patch; its matrices are [out, in]. Its Nesterov momentum is not debiased.
+    Case(
+        "muon_and_adamw(lr=0.02, nesterov=False)",
+        "muon(0.02, eps=0.0, nesterov=False, weight_decay=0.1, "
+        "muon_weight_dimension_numbers=MuonDimensionNumbers(1, 0))",
+    ),
+    Case(
+        "muon_and_adamw(lr=0.02)",
+        "partition({'w': chain(trace(0.95, nesterov=True), muon(0.02, beta=0.0, eps=0.0, nesterov=False, "
+        "weight_decay=0.1, muon_weight_dimension_numbers=MuonDimensionNumbers(1, 0))), 'b': adam(0.02, eps=0.0)}, "
+        "[('w', 'w'), ('b', 'b')])",
+        name="muon",
+    ),
+    Case(
+        "muon_and_adamw(lr=0.05, momentum=0.8, weight_decay=0.01, adjust_lr_fn='match_rms_adamw', nesterov=False, "
+        "ns_steps=3)",
+        "muon(0.05, ns_steps=3, beta=0.8, eps=0.0, weight_decay=0.01, nesterov=False, consistent_rms=0.2, "
+        "muon_weight_dimension_numbers=MuonDimensionNumbers(1, 0))",
+    ),
     # torch.optim.swa_utils. The averages are those that `eval_params` gives.
     Case("Averaged(SGD(lr=0.1), decay=0.9)", "chain(sgd(0.1), ema_params(0.9))", averaged=True),
     Case(
@@ -221,10 +241,25 @@ class Averaged:
         return list(self.model.module if self.model.n_averaged else self.params)
 
 
+class MuonAndAdamW:
+    """Muon for the matrix, in float64, and AdamW for the vector."""
+
+    def __init__(self, params: Any, **given: Any):
+        rest = {"lr": given["lr"], "eps": 0.0, "weight_decay": 0.0, "foreach": False}
+        self.optimizers = torch.optim.Muon(params[:1], **given), torch.optim.AdamW(params[1:], **rest)
+
+    def step(self) -> None:
+        # A copy: it writes into what it casts.
+        with mock.patch.object(torch.Tensor, "bfloat16", lambda x: x.double().clone()):
+            for optimizer in self.optimizers:
+                optimizer.step()
+
+
 def torch_names() -> dict[str, Any]:
     # The plain loop over params is torch's reference; foreach and fused are its fast paths.
     averaged = lambda optimizer, **kwargs: lambda params: Averaged(params, optimizer, **kwargs)
-    return bound(torch.optim, foreach=False) | {"Averaged": averaged}
+    muon = lambda **given: lambda params: MuonAndAdamW(params, **given)
+    return bound(torch.optim, foreach=False) | {"Averaged": averaged, "muon_and_adamw": muon}
 
 
 # pytorch_optimizer ----------------------------------------------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""What code written for other libraries needs to run with gdfx."""

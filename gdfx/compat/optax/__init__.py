@@ -1,0 +1,266 @@
+"""The names of optax 0.2.8, for code that was written for it: `from gdfx.compat import optax`.
+
+Transforms are gdfx's: pytrees of their hyperparameters, with `init` and `update`. Names, arguments and the fields of
+states are optax's; what differs is told in docs/migration.md.
+"""
+
+from typing import Any
+
+from jax import Array
+
+from gdfx import (
+    adabelief as adabelief,
+    adadelta as adadelta,
+    adafactor as adafactor,
+    adagrad as adagrad,
+    adam as adam,
+    adamax as adamax,
+    adamaxw as adamaxw,
+    adamw as adamw,
+    adan as adan,
+    amsgrad as amsgrad,
+    apply_every as apply_every,
+    apply_updates as apply_updates,
+    centralize as centralize,
+    fromage as fromage,
+    identity as identity,
+    incremental_update as incremental_update,
+    inject_hyperparams as inject_hyperparams,
+    lamb as lamb,
+    lars as lars,
+    lbfgs as lbfgs,
+    lion as lion,
+    nadam as nadam,
+    nadamw as nadamw,
+    noisy_sgd as _noisy_sgd,
+    normalize_by_update_norm as normalize_by_update_norm,
+    novograd as novograd,
+    optimistic_adam_v2 as optimistic_adam_v2,
+    optimistic_gradient_descent as optimistic_gradient_descent,
+    periodic_update as periodic_update,
+    polyak_sgd as polyak_sgd,
+    radam as radam,
+    rmsprop as rmsprop,
+    rprop as rprop,
+    scale as scale,
+    scale_by_adadelta as scale_by_adadelta,
+    scale_by_adam as scale_by_adam,
+    scale_by_adamax as scale_by_adamax,
+    scale_by_adan as scale_by_adan,
+    scale_by_amsgrad as scale_by_amsgrad,
+    scale_by_backtracking_linesearch as scale_by_backtracking_linesearch,
+    scale_by_belief as scale_by_belief,
+    scale_by_distance_over_gradients as scale_by_distance_over_gradients,
+    scale_by_factored_rms as scale_by_factored_rms,
+    scale_by_lbfgs as scale_by_lbfgs,
+    scale_by_learning_rate as scale_by_learning_rate,
+    scale_by_lion as scale_by_lion,
+    scale_by_novograd as scale_by_novograd,
+    scale_by_optimistic_gradient as scale_by_optimistic_gradient,
+    scale_by_param_block_norm as scale_by_param_block_norm,
+    scale_by_param_block_rms as scale_by_param_block_rms,
+    scale_by_polyak as scale_by_polyak,
+    scale_by_radam as scale_by_radam,
+    scale_by_rms as scale_by_rms,
+    scale_by_rprop as scale_by_rprop,
+    scale_by_rss as scale_by_rss,
+    scale_by_schedule as scale_by_schedule,
+    scale_by_sign as scale_by_sign,
+    scale_by_sm3 as scale_by_sm3,
+    scale_by_stddev as scale_by_stddev,
+    scale_by_trust_ratio as scale_by_trust_ratio,
+    scale_by_yogi as scale_by_yogi,
+    scale_by_zoom_linesearch as scale_by_zoom_linesearch,
+    set_to_zero as set_to_zero,
+    sgd as sgd,
+    sign_sgd as sign_sgd,
+    signum as signum,
+    skip_large_updates as skip_large_updates,
+    skip_not_finite as skip_not_finite,
+    sm3 as sm3,
+    stateless as stateless,
+    stateless_with_tree_map as stateless_with_tree_map,
+    value_and_grad_from_state as value_and_grad_from_state,
+    yogi as yogi,
+)
+from gdfx.core import Tree
+from gdfx.matrix import (
+    matrix_inverse_pth_root as matrix_inverse_pth_root,
+    nnls as nnls,
+    power_iteration as power_iteration,
+)
+from gdfx.microbatching import microbatch as microbatch
+from gdfx.numerics import (
+    abs_sq as abs_sq,
+    multi_normal as multi_normal,
+    safe_increment as safe_increment,
+    safe_norm as safe_norm,
+    safe_root_mean_squares as safe_root_mean_squares,
+    scale_gradient as scale_gradient,
+)
+from gdfx.tree import (
+    bias_correction as bias_correction,
+    update_infinity_moment as update_infinity_moment,
+    update_moment as update_moment,
+    update_moment_per_elem_norm as update_moment_per_elem_norm,
+)
+
+from ..wrappers import LookaheadParams as LookaheadParams, lookahead as lookahead
+from . import (
+    assignment as assignment,
+    contrib as contrib,
+    experimental as experimental,
+    losses as losses,
+    microbatching as microbatching,
+    perturbations as perturbations,
+    projections as projections,
+    schedules as schedules,
+    second_order as second_order,
+    transforms as transforms,
+    tree as tree,
+    tree_utils as tree_utils,
+)
+from ._states import (
+    AdaptiveGradClipState as AdaptiveGradClipState,
+    AddDecayedWeightsState as AddDecayedWeightsState,
+    AddNoiseState as AddNoiseState,
+    ApplyEvery as ApplyEvery,
+    ApplyIfFiniteState as ApplyIfFiniteState,
+    ClipByGlobalNormState as ClipByGlobalNormState,
+    ClipState as ClipState,
+    ConditionallyMaskState as ConditionallyMaskState,
+    ConditionallyTransformState as ConditionallyTransformState,
+    EmaState as EmaState,
+    EmptyState as EmptyState,
+    FactoredState as FactoredState,
+    InjectHyperparamsState as InjectHyperparamsState,
+    InjectStatefulHyperparamsState as InjectStatefulHyperparamsState,
+    LookaheadState as LookaheadState,
+    MaskedNode as MaskedNode,
+    MaskedState as MaskedState,
+    MonitorState as MonitorState,
+    MultiStepsState as MultiStepsState,
+    MultiTransformState as MultiTransformState,
+    NonNegativeParamsState as NonNegativeParamsState,
+    PartitionState as PartitionState,
+    ScaleByAdaDeltaState as ScaleByAdaDeltaState,
+    ScaleByAdamState as ScaleByAdamState,
+    ScaleByAdanState as ScaleByAdanState,
+    ScaleByAmsgradState as ScaleByAmsgradState,
+    ScaleByBacktrackingLinesearchState as ScaleByBacktrackingLinesearchState,
+    ScaleByBeliefState as ScaleByBeliefState,
+    ScaleByLBFGSState as ScaleByLBFGSState,
+    ScaleByLionState as ScaleByLionState,
+    ScaleByNovogradState as ScaleByNovogradState,
+    ScaleByRmsState as ScaleByRmsState,
+    ScaleByRpropState as ScaleByRpropState,
+    ScaleByRssState as ScaleByRssState,
+    ScaleByRStdDevState as ScaleByRStdDevState,
+    ScaleByScheduleState as ScaleByScheduleState,
+    ScaleBySM3State as ScaleBySM3State,
+    ScaleByTrustRatioState as ScaleByTrustRatioState,
+    ScaleByZoomLinesearchState as ScaleByZoomLinesearchState,
+    ScaleState as ScaleState,
+    SnapshotState as SnapshotState,
+    TraceState as TraceState,
+    ZeroNansState as ZeroNansState,
+    ZoomLinesearchInfo as ZoomLinesearchInfo,
+)
+from ._types import (
+    GradientTransformation as GradientTransformation,
+    GradientTransformationExtraArgs as GradientTransformationExtraArgs,
+    MaskOrFn as MaskOrFn,
+    OptState as OptState,
+    Params as Params,
+    ScalarOrSchedule as ScalarOrSchedule,
+    ShouldSkipUpdateFunction as ShouldSkipUpdateFunction,
+    TransformInitFn as TransformInitFn,
+    TransformUpdateExtraArgsFn as TransformUpdateExtraArgsFn,
+    TransformUpdateFn as TransformUpdateFn,
+    Updates as Updates,
+    with_extra_args_support as with_extra_args_support,
+)
+from .losses import (
+    cosine_distance as cosine_distance,
+    cosine_similarity as cosine_similarity,
+    ctc_loss as ctc_loss,
+    ctc_loss_with_forward_probs as ctc_loss_with_forward_probs,
+    generalized_kl_divergence as generalized_kl_divergence,
+    hinge_loss as hinge_loss,
+    huber_loss as huber_loss,
+    kl_divergence as kl_divergence,
+    l2_loss as l2_loss,
+    log_cosh as log_cosh,
+    ntxent as ntxent,
+    safe_softmax_cross_entropy as safe_softmax_cross_entropy,
+    sigmoid_binary_cross_entropy as sigmoid_binary_cross_entropy,
+    sigmoid_focal_loss as sigmoid_focal_loss,
+    smooth_labels as smooth_labels,
+    softmax_cross_entropy as softmax_cross_entropy,
+    softmax_cross_entropy_with_integer_labels as softmax_cross_entropy_with_integer_labels,
+    squared_error as squared_error,
+)
+from .schedules import (
+    Schedule as Schedule,
+    WrappedSchedule as WrappedSchedule,
+    constant_schedule as constant_schedule,
+    cosine_decay_schedule as cosine_decay_schedule,
+    cosine_onecycle_schedule as cosine_onecycle_schedule,
+    exponential_decay as exponential_decay,
+    join_schedules as join_schedules,
+    linear_onecycle_schedule as linear_onecycle_schedule,
+    linear_schedule as linear_schedule,
+    piecewise_constant_schedule as piecewise_constant_schedule,
+    piecewise_interpolate_schedule as piecewise_interpolate_schedule,
+    polynomial_schedule as polynomial_schedule,
+    sgdr_schedule as sgdr_schedule,
+    warmup_constant_schedule as warmup_constant_schedule,
+    warmup_cosine_decay_schedule as warmup_cosine_decay_schedule,
+    warmup_exponential_decay_schedule as warmup_exponential_decay_schedule,
+)
+from .transforms import (
+    MultiSteps as MultiSteps,
+    adaptive_grad_clip as adaptive_grad_clip,
+    add_decayed_weights as add_decayed_weights,
+    add_noise as add_noise,
+    apply_if_finite as apply_if_finite,
+    chain as chain,
+    clip as clip,
+    clip_by_block_rms as clip_by_block_rms,
+    clip_by_global_norm as clip_by_global_norm,
+    conditionally_mask as conditionally_mask,
+    conditionally_transform as conditionally_transform,
+    ema as ema,
+    flatten as flatten,
+    freeze as freeze,
+    keep_params_nonnegative as keep_params_nonnegative,
+    masked as masked,
+    measure_with_ema as measure_with_ema,
+    monitor as monitor,
+    named_chain as named_chain,
+    partition as partition,
+    per_example_global_norm_clip as per_example_global_norm_clip,
+    per_example_layer_norm_clip as per_example_layer_norm_clip,
+    selective_transform as selective_transform,
+    snapshot as snapshot,
+    trace as trace,
+    zero_nans as zero_nans,
+)
+
+multi_transform = partition
+safe_int32_increment = safe_increment
+tree_map_params = tree.map_params
+
+
+def global_norm(updates: Tree) -> Array:
+    return tree.norm(updates)
+
+
+def init_empty_state(params: Tree) -> EmptyState:
+    return EmptyState()
+
+
+def noisy_sgd(
+    learning_rate: Any, eta: Any = 0.01, gamma: Any = 0.55, key: Any = None, *, seed: int | None = None
+) -> _noisy_sgd:
+    return _noisy_sgd(learning_rate, eta, gamma, key if seed is None else seed)

@@ -1,0 +1,3 @@
+"""optax.experimental."""
+
+from gdfx import aggregating as aggregating

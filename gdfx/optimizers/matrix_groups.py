@@ -1,0 +1,73 @@
+"""Matrices apart from the other leaves: a transform for each, and steps by the shape of a matrix."""
+
+import math
+
+from ..core import GradientTransformation, Stateless, Tree
+from ..pytrees import NonNegative, pytree, static
+from ..transforms.scale import scale
+from ..tree import check_params
+from .matrix_layout import DimensionNumbers, join_matrices, map_matrices, matrix_layouts, split_matrices
+
+
+@pytree
+class scale_by_shape(Stateless):
+    """Multiplies matrices by a number that makes one learning rate right for all shapes; other leaves stay.
+
+    That is `sqrt(max(1, columns / rows))`, or `consistent_rms * sqrt(max(rows, columns))`, which makes the root mean
+    square of an orthogonal matrix `consistent_rms`; 0.2 is about that of Adam's updates. A kernel `[in, out]` has a row
+    for each input; see `MuonDimensionNumbers`.
+    """
+
+    weight_dimension_numbers: DimensionNumbers = static(default=None)
+    consistent_rms: NonNegative | None = None
+
+    def apply(self, updates, params):
+        def scaled(layout, u):
+            rows, columns = layout.matrix[-2:]
+            if self.consistent_rms is None:
+                return scale(math.sqrt(max(1, columns / rows))).apply(u, None)
+            return scale(self.consistent_rms * math.sqrt(max(rows, columns))).apply(u, None)
+
+        return map_matrices(scaled, matrix_layouts(self.weight_dimension_numbers, updates), updates)
+
+
+@pytree
+class MatricesAndOthersState:
+    """The state of `matrices_and_others`."""
+
+    matrices: Tree  # the state of the transform of the matrices; the other leaves are None in it
+    others: Tree  # that of the other leaves
+
+
+@pytree
+class matrices_and_others(GradientTransformation):
+    """One transform for the leaves that are matrices, by `numbers`, and one for the others; either may have none."""
+
+    matrices: GradientTransformation
+    others: GradientTransformation
+    numbers: DimensionNumbers = static(default=None)
+
+    @property
+    def needs(self):
+        return self.matrices.needs | self.others.needs
+
+    @property
+    def takes(self):
+        return self.matrices.takes or self.others.takes
+
+    @property
+    def makes_steps(self):
+        return self.matrices.makes_steps or self.others.makes_steps
+
+    def init(self, params):
+        check_params(params)
+        matrices, others = split_matrices(matrix_layouts(self.numbers, params), params)
+        return MatricesAndOthersState(self.matrices.init(matrices), self.others.init(others))
+
+    def update(self, updates, state, params=None, **extra):
+        layouts = matrix_layouts(self.numbers, updates)
+        mine, rest = split_matrices(layouts, updates)
+        my_params, rest_params = (None, None) if params is None else split_matrices(layouts, params)
+        mine, matrices = self.matrices.update(mine, state.matrices, my_params)
+        rest, others = self.others.update(rest, state.others, rest_params)
+        return join_matrices(layouts, mine, rest, updates), MatricesAndOthersState(matrices, others)

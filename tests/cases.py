@@ -168,6 +168,17 @@ def _far(params):
     return sum((jnp.sum(gdfx.tree.abs2(p)).astype(float) for p in jax.tree.leaves(params)), jnp.zeros((), float))
 
 
+def _shifted(params, grads):
+    """A loss with `grads` at `params`, and the curvature 1 from there."""
+    grads, params = gdfx.tree.widen(grads), gdfx.tree.widen(params)
+
+    def value_fn(q):
+        far = jax.tree.map(lambda x, p: x - p, gdfx.tree.widen(q), params)
+        return gdfx.tree.vdot(gdfx.tree.conj(grads), far) + 0.5 * jnp.square(gdfx.tree.norm(far))
+
+    return {"value": jnp.zeros(()), "grad": grads, "value_fn": value_fn}
+
+
 CASES = [
     # The first ones
     Case(
@@ -691,18 +702,37 @@ CASES = [
     Case(
         "muon",
         lambda: gdfx.muon(RATE),
-        oracle=lambda: optax.contrib.muon(RATE),
         golden={"torch": 1e-13},
         documented=lambda: gdfx.muon(0.02),
         descends=500,
-        float32_atol=1e-4,
         differs="Nesterov momentum is debiased, as in optax: torch's is `trace(beta, nesterov=True)` before "
         "`muon(beta=0.0, nesterov=False)`; its `[out, in]` is `MuonDimensionNumbers(1, 0)`",
         exempt={"vmap_is_loop": "coefficients next to the good ones overflow in five iterations: see `-two_steps`"},
     ),
-    Case("muon-two_steps", lambda: gdfx.muon(RATE, ns_steps=2), oracle=lambda: optax.contrib.muon(RATE, ns_steps=2)),
+    # Its trajectories are compared with optax's, which cannot do without elements, in test_muon.py.
+    Case("muon-two_steps", lambda: gdfx.muon(RATE, ns_steps=2)),
     Case("scale_by_muon", lambda: gdfx.masked(gdfx.scale_by_muon(ns_steps=2), gdfx.matrices)),
     Case("scale_by_shape", gdfx.scale_by_shape),
+    # Their trajectories are compared with optax's in test_solvers.py.
+    Case("lbfgs", gdfx.lbfgs, extra=_shifted, rtol=1e-4, descends=30),
+    Case("scale_by_lbfgs", lambda: gdfx.scale_by_lbfgs(3), rtol=1e-4, part_of="lbfgs"),
+    Case(
+        "scale_by_zoom_linesearch",
+        lambda: gdfx.scale_by_zoom_linesearch(15),
+        extra=_shifted,
+        rtol=1e-4,
+        part_of="lbfgs",
+        differs="a search that ends without a step keeps its last trial to start from, points whose gradient is not "
+        "finite are rejected, and other extra arguments are ignored",
+    ),
+    Case(
+        "scale_by_backtracking_linesearch",
+        lambda: gdfx.scale_by_backtracking_linesearch(15),
+        extra=_shifted,
+        rtol=1e-4,
+        part_of="lbfgs",
+        differs="as `scale_by_zoom_linesearch`",
+    ),
     Case(
         "novograd",
         lambda: gdfx.novograd(RATE),

@@ -16,6 +16,8 @@ import gdfx
 from gdfx import aggregating
 from gdfx.testing import assert_single_trace, check_transformation
 
+pytestmark = pytest.mark.numbers
+
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 6).reshape(3, 2), "b": jnp.array([0.5, -0.5])}
 B, STEPS = 4, 6
 

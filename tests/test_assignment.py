@@ -8,6 +8,8 @@ from hypothesis import given, strategies as st
 
 from gdfx.assignment import hungarian_algorithm
 
+pytestmark = pytest.mark.numbers
+
 solve = jax.jit(hungarian_algorithm)
 SHAPES = [(1, 1), (1, 5), (6, 6), (4, 7), (7, 4)]
 

@@ -11,6 +11,8 @@ from sklearn.datasets import load_breast_cancer
 
 import gdfx
 
+pytestmark = pytest.mark.numbers
+
 
 @functools.cache
 def quadratic():

@@ -11,6 +11,8 @@ from cases import CASES
 
 import gdfx
 
+pytestmark = pytest.mark.numbers
+
 
 def arrays_of(path):
     with np.load(path) as file:

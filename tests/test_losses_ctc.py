@@ -12,6 +12,8 @@ from compiled import Compiled, array, jit, value_and_grad
 
 from gdfx import losses
 
+pytestmark = pytest.mark.numbers
+
 losses = Compiled(losses)
 ctc_loss, ctc_loss_with_forward_probs = losses.ctc_loss, losses.ctc_loss_with_forward_probs
 

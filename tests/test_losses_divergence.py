@@ -12,6 +12,8 @@ from hypothesis import given, settings, strategies as st
 
 from gdfx import losses
 
+pytestmark = pytest.mark.numbers
+
 losses = Compiled(losses)
 
 KL = [losses.kl_divergence, losses.kl_divergence_with_log_targets, losses.generalized_kl_divergence]

@@ -12,6 +12,8 @@ from sklearn.metrics import hinge_loss as sklearn_hinge
 
 import gdfx.losses
 
+pytestmark = pytest.mark.numbers
+
 losses = Compiled(gdfx.losses)
 
 BINARY = [losses.hinge_loss, losses.perceptron_loss, losses.sparsemax_loss]

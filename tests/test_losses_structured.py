@@ -13,6 +13,8 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from gdfx import losses
 
+pytestmark = pytest.mark.numbers
+
 losses = Compiled(losses)
 few = hypothesis.settings(max_examples=15, deadline=None)
 seeds = hypothesis.given(seed=st.integers(0, 2**31))

@@ -11,6 +11,8 @@ from hypothesis import given, strategies as st
 
 from gdfx import matrix, numerics
 
+pytestmark = pytest.mark.numbers
+
 power_iteration, root, nnls = matrix.power_iteration, matrix.matrix_inverse_pth_root, matrix.nnls
 jitted_root = jax.jit(root, static_argnums=1)
 

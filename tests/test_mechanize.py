@@ -9,6 +9,8 @@ import pytest
 import gdfx
 from gdfx.testing import check_transformation, trees_close
 
+pytestmark = pytest.mark.numbers
+
 PARAMS = {"w": jnp.asarray([[1.0, -2.0], [0.5, 3.0]]), "b": jnp.asarray([0.4, -1.0]), "none": None}
 CURVATURES = jnp.asarray([[1.0, 3.0], [0.3, 10.0]])
 

@@ -17,6 +17,8 @@ from gdfx import microbatching
 from gdfx.microbatching import AccumulationType, Accumulator, micro_grad, micro_vmap, microbatch, reshape_batch_axis
 from gdfx.transforms import per_example
 
+pytestmark = pytest.mark.numbers
+
 SUM, MEAN, RUNNING, CONCAT = (
     AccumulationType.SUM,
     AccumulationType.MEAN,

@@ -10,6 +10,8 @@ import gdfx
 from gdfx import newton_schulz
 from gdfx.testing import INVARIANTS, assert_single_trace, check_transformation, trees_close
 
+pytestmark = pytest.mark.numbers
+
 STEPS = 100
 SHAPES = {"wide": (3, 5), "tall": (6, 4), "conv": (2, 2, 3, 4), "bias": (5,)}
 DION = newton_schulz.PRESETS["dion"]

@@ -19,6 +19,8 @@ from gdfx.wrappers.accumulate import skip_large_updates, skip_not_finite
 from gdfx.wrappers.named import named_chain
 from gdfx.wrappers.selective import selective_transform
 
+pytestmark = pytest.mark.numbers
+
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), "b": jnp.asarray([0.5, -0.2]), "none": None}
 
 

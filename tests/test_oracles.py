@@ -10,6 +10,8 @@ from hypothesis import Phase, given, settings, strategies as st
 
 import gdfx
 
+pytestmark = pytest.mark.numbers
+
 STEPS = 100
 RATE = {"peak_value": 0.05, "warmup_steps": 10, "decay_steps": 80, "end_value": 1e-3}
 

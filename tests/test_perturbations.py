@@ -7,6 +7,8 @@ import scipy.stats
 
 from gdfx.perturbations import Gumbel, Normal, make_perturbed_fun
 
+pytestmark = pytest.mark.numbers
+
 KEY = jax.random.key(0)
 NOISES = [
     (Gumbel(), optax.perturbations.Gumbel(), scipy.stats.gumbel_r),

@@ -9,6 +9,8 @@ from hypothesis import given, strategies as st
 
 from gdfx import projections
 
+pytestmark = pytest.mark.numbers
+
 P = projections
 SCALED = [P.hypercube, P.linf_ball, P.l1_ball, P.l1_sphere, P.l2_ball, P.l2_sphere, P.simplex]
 ALONG = [P.hyperplane, P.halfspace]

@@ -16,6 +16,8 @@ from gdfx.solvers.reuse import value_and_grad_from_state
 from gdfx.solvers.zoom import scale_by_zoom_linesearch
 from gdfx.testing import assert_single_trace, check_transformation, example_params, trees_close
 
+pytestmark = pytest.mark.numbers
+
 RNG = np.random.default_rng(0)
 A, X = RNG.normal(size=(8, 8)), RNG.normal(size=(40, 6))
 LABELS = np.where(RNG.random(40) > 0.5, 1.0, -1.0)

@@ -13,6 +13,8 @@ from cases import CASES
 import gdfx
 from gdfx.interop import from_optax, state_from_optax, state_from_torch, state_to_optax, to_optax
 
+pytestmark = pytest.mark.numbers
+
 ORACLES = Path(__file__).with_name("oracles")
 PARAMS = {"w": np.linspace(-1.0, 1.0, 12).reshape(4, 3), "b": np.ones(3)}
 GRADS = [{k: np.random.default_rng(i).normal(size=p.shape) for k, p in PARAMS.items()} for i in range(6)]

@@ -15,6 +15,8 @@ import gdfx
 from gdfx import tree
 from gdfx.testing import trees_close
 
+pytestmark = pytest.mark.numbers
+
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3), "b": jnp.asarray([0.5, -0.2, 0.0]), "none": None}
 EMPTY = [{}, {"none": None}, ()]
 

@@ -6,6 +6,8 @@ import pytest
 import gdfx
 from gdfx.testing import check_transformation
 
+pytestmark = pytest.mark.numbers
+
 INNER = {
     "adam": lambda: gdfx.adam(0.05),
     "sgd": lambda: gdfx.sgd(0.05),

@@ -93,7 +93,7 @@ def _rename(cls: type, **names: str | Callable[[Any], Any]) -> None:
 
 for _cls in (GuardState, ConditionalState, SelectiveState, ReshapedState):
     _rename(_cls, inner_state="inner")
-for _cls in (ScaleByGaLoreState, MechanizeState, ScheduleFreeState):
+for _cls in (MechanizeState, ScheduleFreeState):
     _rename(_cls, base_optimizer_state="inner")
 _rename(GuardState, notfinite_count="in_a_row", total_notfinite="skipped", last_finite=lambda s: s.in_a_row == 0)
 _rename(ConditionalState, step="count")

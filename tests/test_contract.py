@@ -52,24 +52,31 @@ def groups_of(case):
 
 @pytest.mark.parametrize(
     ("case", "group"),
-    [(case, group) for case in CASES for group in groups_of(case)],
+    [
+        pytest.param(case, group, marks=[pytest.mark.numbers] if case.variant else [])
+        for case in CASES
+        for group in groups_of(case)
+    ],
     ids=repr,
 )
 def test_contract(case, group):
     check(case, groups_of(case)[group])
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("case", first, ids=repr)
 def test_bfloat16(case):
     check(case, NUMERIC, example_params(jnp.bfloat16), rtol=2e-2)
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("case", [c for c in first if c.complex], ids=repr)
 def test_complex64(case):
     turned = jax.tree.map(lambda p: p * np.complex64(0.6 + 0.8j), example_params(jnp.complex64))
     check(case, [*NUMERIC, "finite_gradients"], turned)
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("case", [c for c in whole if c.complex and c.descends], ids=repr)
 def test_complex_descent(case):
     """What `jax.grad` gives goes straight in."""
@@ -90,6 +97,7 @@ def test_complex_descent(case):
     assert loss(z) < 0.01 * loss(start)
 
 
+@pytest.mark.numbers
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("case", first, ids=repr)
 def test_float64(case):

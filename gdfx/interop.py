@@ -100,7 +100,7 @@ def _converted(template: Any, source: Any, name: str) -> Any:
         if isinstance(value, ChainState):
             return ChainState(_as(value.count, count, name, "count"), value.names, tuple(map(rebuilt, value.states)))
         if isinstance(value, dict):
-            return {key: rebuilt(held) for key, held in value.items()}
+            return type(value)((key, rebuilt(held)) for key, held in value.items())  # optax has an OrderedDict
         if isinstance(value, tuple) and not hasattr(value, "_fields"):
             return tuple(map(rebuilt, value))
         found = pairs.get(id(value), _Record(None, {}))

@@ -73,4 +73,4 @@ def test_convergence(case, problem):
 
 def test_each_optimizer_has_a_documented_rate():
     without = [c.name for c in CASES if isinstance(c.make(), gdfx.Optimizer) and not c.variant and not c.documented]
-    assert without == []
+    assert without == ["lbfgs"]  # which has a line search in its place: see test_solvers.py

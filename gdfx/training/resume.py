@@ -41,8 +41,8 @@ class Resumable:
         if different:
             shown = ", ".join(f"{name} {told[name]}, not {self.run[name]}" for name in different)
             raise ValueError(
-                f"fit: the checkpoint in {self.store and self.store.directory} is of a run with {shown}. Go on with what "
-                "it was begun with, or give another directory"
+                f"fit: the checkpoint of step {found.step} is of a run with {shown}. Go on with what it was begun with, "
+                "or give another directory"
             )
         structure = jax.tree.structure(outs())
         self.history = [jax.tree.unflatten(structure, found.extra["history"])] if found.step else []

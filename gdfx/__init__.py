@@ -133,6 +133,8 @@ from .sweeps.grid import grid as grid
 from .sweeps.result import Best as Best, SweepResult as SweepResult
 from .sweeps.run import sweep as sweep
 from .training import stopping as stopping
+from .training.checkpoint import Checkpoint as Checkpoint, Checkpoints as Checkpoints
+from .training.finder import LearningRateResult as LearningRateResult, find_learning_rate as find_learning_rate
 from .training.fit import FitResult as FitResult, fit as fit
 from .training.step import (
     TrainState as TrainState,

@@ -931,7 +931,8 @@ LAYERS = {
     "models.py": set(),
     "curves.py": {"core", "pytrees", "extras"},
     "schedules.py": {"core", "pytrees", "curves"},
-    "training": FOUNDATION | {"training", "extras", "losses", "metrics", "models", "wrappers"},
+    "training": FOUNDATION
+    | {"training", "extras", "inspection", "losses", "metrics", "models", "serialization", "wrappers"},
 }
 
 

@@ -1,9 +1,12 @@
 """`make_step`, `fit`, its data and its stopping rules, against loops written by hand."""
 
 import importlib
+import itertools
 import logging
 import math
+import pickle
 import sys
+import time
 from types import SimpleNamespace
 
 import jax
@@ -516,6 +519,139 @@ def test_a_rule_of_ones_own():
     result = halving(stop=every_other(7))
     assert (result.status, result.steps) == ("every_other", 4)
     assert result.message == "stopped after 4 steps: the rule every_other held"
+
+
+target, max_steps, gradient_norm = stopping.target, stopping.max_steps, stopping.gradient_norm
+
+
+@pytest.mark.parametrize(
+    ("rule", "status", "steps"),
+    [
+        (max_steps(7) | target(4.0**-3), "target", 4),
+        (target(4.0**-3) | max_steps(4), "target", 4),
+        (max_steps(4) | target(4.0**-3), "max_steps", 4),
+        (target(4.0**-3) & max_steps(9), "target and max_steps", 9),
+        (max_steps(20) | (target(4.0**-3) & gradient_norm(2.0**-6)), "target and gradient_norm", 8),
+        (max_steps(5) | (target(4.0**-3) & gradient_norm(2.0**-6)), "max_steps", 5),
+        (max_steps(6) & (target(-1) | gradient_norm(2.0**-3)), "max_steps and gradient_norm", 6),
+        (target(-1) | (max_steps(3) & (target(1) | (max_steps(2) & target(4.0**-1)))), "max_steps and target", 3),
+        (stopping.no_progress(1, 0.04) & max_steps(9), "no_progress and max_steps", 9),
+        ((target(-1) | target(-2), target(-1) & max_steps(1), max_steps(2) & target(1)), "max_steps and target", 2),
+    ],
+    ids=repr,
+)
+def test_rules_compose(rule, status, steps):
+    result = halving(stop=rule)
+    assert (result.status, result.steps) == (status, steps)
+
+
+def test_messages_of_composed_rules_tell_of_each():
+    message = halving(stop=target(0.1) & max_steps(3)).message
+    assert message == "stopped after 3 steps: the loss reached the target and the largest number of steps was reached"
+
+
+def test_rules_that_must_hold_together_may_each_hold_alone():
+    def loss(p, batch):  # the losses are 0, -1, 0, 0, ...
+        return jnp.where(p < 1.5, -p, 0 * p)
+
+    both = target(-1) & max_steps(4)
+    result = fit(gdfx.sgd(1.0), ONE, loss_fn=loss, params=jnp.float32(0), epochs=8, stop=both)
+    assert (result.status, result.steps) == ("epochs", 8)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        max_steps(3) | target(0.1),
+        max_steps(3) & target(0.1) | gradient_norm(1e-3),
+        (max_steps(3) | target(0.1)) & (gradient_norm(1e-3) | stopping.diverged()) & stopping.wall_time(60),
+        target(-1) | (max_steps(3) & (target(1) | (max_steps(2) & target(0.25)))),
+    ],
+    ids=repr,
+)
+def test_the_repr_of_composed_rules_evaluates_back(rule):
+    again = eval(repr(rule), vars(stopping))
+    assert again == rule
+    assert repr(again) == repr(rule)
+    assert pickle.loads(pickle.dumps(rule)) == rule
+    assert hash(again) == hash(rule)
+
+
+def test_composed_rules_are_flat_and_are_pytrees():
+    a, b, c = max_steps(3), target(0.1), gradient_norm(1e-3)
+    assert (a | b) | c == a | (b | c) == stopping.any_of((a, b, c))
+    assert (a & b) & c == a & (b & c) == stopping.all_of((a, b, c))
+    assert a | b != a & b
+    assert a | b != b | a
+    assert jax.tree.leaves(a | (b & c)) == [3, 0.1, 1e-3]
+    assert jax.tree.map(lambda x: 2 * x, a | b) == max_steps(6) | target(0.2)
+
+
+def test_rules_do_not_compose_with_other_things():
+    with pytest.raises(TypeError, match=r"any_of: 0.1 is no stopping rule, expected one such as gdfx.stopping.target"):
+        _ = max_steps(3) | 0.1  # pyright: ignore
+    with pytest.raises(TypeError, match=r"all_of: <class '.*target'> is no stopping rule"):
+        _ = max_steps(3) & target  # pyright: ignore
+    with pytest.raises(ValueError, match="any_of: there are 1 rules, expected at least 2"):
+        stopping.any_of((max_steps(3),))
+    with pytest.raises(TypeError, match=r"all_of: rules is max_steps\(steps=3\), expected a tuple"):
+        stopping.all_of(max_steps(3))  # pyright: ignore
+    with pytest.raises(TypeError, match=r"is neither true nor false: compose rules with \| and &"):
+        _ = max_steps(3) and target(0.1)
+
+
+def test_the_values_of_rules_compile_nothing_new_and_may_be_batched():
+    traces = []
+
+    @jax.jit
+    def steps(rule):
+        traces.append(None)
+
+        def step(held):
+            made, loss, state, _ = held
+            signals = {"loss": loss, "grad_norm": 2 * loss, "step": made + 1}
+            return made + 1, loss / 2, *rule.check(state, signals)
+
+        start = jnp.zeros(()), jnp.ones(()), rule.init(), jnp.zeros((), bool)
+        made, _, state, _ = jax.lax.while_loop(lambda held: ~held[-1], step, start)
+        return made, state
+
+    for limit, loss, expected, status in (
+        (9, 2.0**-3, 4, "target and gradient_norm"),
+        (2, 2.0**-3, 2, "max_steps"),
+    ):
+        rule = gdfx.as_arrays(max_steps(limit) | (target(loss) & gradient_norm(1.0)))
+        made, state = steps(rule)
+        assert (made, rule.status(state)) == (expected, status)
+    assert len(traces) == 1
+    several = jax.vmap(lambda limit: max_steps(limit) | target(2.0**-3))(jnp.array([2.0, 3.0, 8.0]))
+    np.testing.assert_array_equal(jax.vmap(steps)(several)[0], [2, 3, 4])
+
+
+def test_only_a_rule_that_held_has_a_status():
+    for rule, said in ((max_steps(3) | target(0.1), "none of"), (max_steps(3) & target(0.1), "not all of")):
+        with pytest.raises(ValueError, match=f"status: {said} max_steps"):
+            rule.status(rule.init())
+
+
+def test_wall_time_counts_from_the_start_of_fit(monkeypatch):
+    clock = itertools.count(100.0, 0.5)  # each look at it takes half a second
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(loop, "SECONDS", 2.0)  # of which a call seems to take a half: 4 times as many steps as before
+    result = fit(epochs=200, stop=stopping.wall_time(6))
+    # Looks: the start 0, take 0.5, 2 to compile, 2 a call, and one more for the next rows.
+    # Rows are taken at 0.5 (1 step), 3 (4), 4.5 (16), 6: one step of these.
+    assert (result.status, result.steps) == ("wall_time", 22)
+    assert result.message == "stopped after 22 steps: the time was up"
+
+
+def test_wall_time_ends_training():
+    began = time.perf_counter()
+    rule = stopping.wall_time(0.5) & max_steps(2)
+    result = fit(batch_size=1, epochs=10**9, stop=rule | stopping.wall_time(60))
+    assert result.status == "wall_time and max_steps"
+    assert result.steps >= 2
+    assert time.perf_counter() - began < 30
 
 
 # The bar.

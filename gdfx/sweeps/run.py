@@ -103,7 +103,7 @@ def sweep(
     total = epochs * per_epoch
     bar = progress_bar(total, progress, f"sweep of {members * len(seeds)}")
 
-    def watch(made, told):
+    def watch(made, told, carry):
         losses = told["loss"][-1]
         finite = losses[np.isfinite(losses)]
         bar.set_postfix_str(

@@ -84,6 +84,13 @@ class Shuffled:
         order = np.random.default_rng([len(self._seed), *self._seed, number]).permutation(self.size).astype(np.int32)
         return order[: self.steps_per_epoch * self.batch_size].reshape(self.steps_per_epoch, self.batch_size)
 
+    def skip(self, n: int) -> None:
+        """Leaves out the next `n` steps, at no cost."""
+        waiting = min(n, len(self._waiting))
+        epochs, rest = divmod(n - waiting, self.steps_per_epoch)
+        self._waiting, self._epochs = self._waiting[waiting:], self._epochs + epochs
+        self.take(rest)
+
     def take(self, n: int) -> np.ndarray:
         """The examples of the next `n` steps, as int32 of shape `(n, batch_size)`."""
         while len(self._waiting) < n:

@@ -24,12 +24,12 @@ def run_loop(
     carry: Tree,
     take: Callable[[int], Tree],
     total: int,
-    watch: Callable[[int, Tree], None],
+    watch: Callable[[int, Tree, Tree], None],
 ) -> tuple[Tree, Tree, dict[str, float]]:
     """Makes up to `total` steps `carry, out = body(constants, carry, row)`, until `halted(carry)`.
 
-    `take(n)` gives the rows of the next `n` steps, stacked, in NumPy. `watch(n, outs)` is told of `n` steps made.
-    Returns the last carry, what the steps put out, stacked, in NumPy, and the seconds it took to "compile" and to
+    `take(n)` gives the rows of the next `n` steps, stacked, in NumPy. `watch(n, outs, carry)` is told of `n` steps
+    made. Returns the last carry, what the steps put out, stacked, in NumPy, and the seconds it took to "compile" and to
     "run". The carry is donated. The numbers do not depend on how many steps a call makes.
     """
     block = min(BLOCK, total)
@@ -48,7 +48,7 @@ def run_loop(
         # Cut in NumPy: a slice of a JAX array is a program of its own for each length.
         outs.append(jax.tree.map(lambda o, made=made: np.asarray(o)[:made].copy(), out))
         done += made
-        watch(made, outs[-1])
+        watch(made, outs[-1], carry)
         if over or done == total:
             break
         fitting = 1 if one_by_one else max(1, min(8 * n, int(n * SECONDS / elapsed), block))

@@ -1,9 +1,10 @@
 """When to stop: rules as pytrees, checked after each step inside the compiled program."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..core import Tree
 from ..pytrees import NonNegative, ScalarOrSchedule, Value, pytree
@@ -12,9 +13,13 @@ from ..pytrees import NonNegative, ScalarOrSchedule, Value, pytree
 class StoppingRule(Value):
     """Says after each step whether training is over.
 
+    Rules compose: `a | b` stops when either holds, `a & b` when both do at the same step, as in
+    `max_steps(1000) | (target(0.1) & gradient_norm(1e-3))`.
+
     Subclasses are `@pytree` classes, whose name becomes the status of the result. The signals are float scalars, of the
-    dtype of the rule's numbers: `loss` and `grad_norm` from before the step, and `step`, the number of steps made; and
-    the bool `epoch_end`, true at the last step of an epoch.
+    dtype of the rule's numbers: `loss` and `grad_norm` from before the step; `step`, the number of steps made;
+    `seconds`, the time since training began, as known at the start of the compiled call that makes the step; and the
+    bool `epoch_end`, true at the last step of an epoch. A loop of one's own gives those that its rules read.
     """
 
     def __post_init__(self):
@@ -31,6 +36,88 @@ class StoppingRule(Value):
         """The next state, and whether to stop; may be traced."""
         raise NotImplementedError
 
+    def status(self, state: Tree) -> str:
+        """The name of the rule, which held when `check` returned `state`; of a composed one, of the parts that held."""
+        return type(self).__name__
+
+    def __or__(self, other: "StoppingRule") -> "any_of":
+        return any_of((self, other))
+
+    def __and__(self, other: "StoppingRule") -> "all_of":
+        return all_of((self, other))
+
+    def __bool__(self) -> NoReturn:
+        # `a and b` would be b alone.
+        raise TypeError(f"{self!r} is neither true nor false: compose rules with | and &, not with `or` and `and`")
+
+
+class _Composed(StoppingRule):
+    """Several rules, checked together; those of its own kind among them are taken apart."""
+
+    rules: tuple[StoppingRule, ...]
+
+    def __post_init__(self):
+        name, flat = type(self).__name__, []
+        if not isinstance(self.rules, tuple | list):
+            raise TypeError(f"{name}: rules is {self.rules!r}, expected a tuple of stopping rules")
+        for rule in self.rules:
+            if not isinstance(rule, StoppingRule):
+                raise TypeError(f"{name}: {rule!r} is no stopping rule, expected one such as gdfx.stopping.target(0.1)")
+            flat += rule.rules if isinstance(rule, type(self)) else [rule]
+        if len(flat) < 2:
+            raise ValueError(f"{name}: there are {len(flat)} rules, expected at least 2")
+        object.__setattr__(self, "rules", tuple(flat))
+        super().__post_init__()
+
+    def init(self):
+        return {"rules": [rule.init() for rule in self.rules], "held": jnp.zeros(len(self.rules), bool)}
+
+    def _checked(self, state: Tree, signals: dict[str, jax.Array]) -> Tree:
+        checked = [rule.check(s, signals) for rule, s in zip(self.rules, state["rules"], strict=True)]
+        return {"rules": [s for s, _ in checked], "held": jnp.stack([jnp.asarray(over, bool) for _, over in checked])}
+
+    def _statuses(self, state: Tree) -> list[str]:
+        held = zip(self.rules, state["rules"], np.asarray(state["held"]), strict=True)
+        return [rule.status(s) for rule, s, over in held if over]
+
+
+@pytree
+class any_of(_Composed):
+    """Stops when one of `rules` holds, `a | b`; the status is that of the first that does."""
+
+    rules: tuple[StoppingRule, ...]
+
+    def check(self, state, signals):
+        state = self._checked(state, signals)
+        return state, state["held"].any()
+
+    def status(self, state):
+        if statuses := self._statuses(state):
+            return statuses[0]
+        raise ValueError(f"status: none of {self} holds in this state")
+
+    def __repr__(self):
+        return " | ".join(map(repr, self.rules))
+
+
+@pytree
+class all_of(_Composed):
+    """Stops when all of `rules` hold at the same step, `a & b`; the status is theirs, as in "target and max_steps"."""
+
+    rules: tuple[StoppingRule, ...]
+
+    def check(self, state, signals):
+        state = self._checked(state, signals)
+        return state, state["held"].all()
+
+    def status(self, state):
+        if len(statuses := self._statuses(state)) == len(self.rules):
+            return " and ".join(statuses)
+        raise ValueError(f"status: not all of {self} hold in this state")
+
+    def __repr__(self):
+        return " & ".join(f"({rule})" if isinstance(rule, any_of) else repr(rule) for rule in self.rules)
+
 
 @pytree
 class max_steps(StoppingRule):
@@ -40,6 +127,20 @@ class max_steps(StoppingRule):
 
     def check(self, state, signals):
         return state, signals["step"] >= self.steps
+
+
+@pytree
+class wall_time(StoppingRule):
+    """Stops when training has taken `seconds`, with the time it took to compile.
+
+    A compiled program cannot read the clock, and `fit` makes many steps in one call of it: this is checked with the
+    time at which the call began, and may hold too late by such a call, about a quarter of a second, and one step.
+    """
+
+    seconds: NonNegative
+
+    def check(self, state, signals):
+        return state, signals["seconds"] >= self.seconds
 
 
 @pytree

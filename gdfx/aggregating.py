@@ -5,7 +5,6 @@ The transforms here that are `per_example` take gradients with an axis for the e
 """
 
 import functools
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -13,11 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from .composition import Chain, Optimizer, chain
-from .core import GradientTransformation, Stateless, Tree, as_transformation, identity, increment
+from .core import GradientTransformation, Stateless, Tree, as_transformation, identity, increment, taken_by
 from .pytrees import Decay, Interval, pytree, static
 from .transforms.basic import whole
 from .transforms.per_example import count_examples
-from .tree import abs2, cast_like, check_like, debias, leafwise, ratio, widen, zeros_like
+from .tree import abs2, cast_like, check_like, debias, instances, leafwise, ratio, widen, zeros_like
 
 PerElementUpdates: TypeAlias = Tree
 """Gradients with an axis for the examples."""
@@ -56,10 +55,7 @@ class Aggregator(GradientTransformation):
         return self.init_fn(params)
 
     def update(self, updates, state, params=None, **extra):
-        parameters = inspect.signature(self.update_fn).parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            extra = {name: value for name, value in extra.items() if name in parameters}
-        return self.update_fn(updates, state, params, **extra)
+        return self.update_fn(updates, state, params, **taken_by(self.update_fn, extra))
 
 
 @pytree
@@ -416,7 +412,7 @@ def get_unbiased_mean_and_variance_ema(state: Tree) -> tuple[Tree, Tree]:
     raises `ValueError`.
     """
     kind = PerElementMeanAndVarianceEMAState
-    found = [x for x in jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind)) if isinstance(x, kind)]
+    found = instances(state, kind)
     if len(found) != 1:
         raise ValueError(
             f"the state has {len(found)} parts of type {kind.__name__}, expected 1. Was it made by an optimizer with "

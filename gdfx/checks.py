@@ -1,4 +1,4 @@
-"""What the losses share: checks of arguments, which name what was found and its likely cause. Not public."""
+"""Checks of arrays and numbers, which name what was found and its likely cause: for functions, not public."""
 
 import math
 import operator

@@ -1,6 +1,6 @@
 """Transforms made of transforms: chains, and optimizers, which are chains with a name."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,13 +116,12 @@ class Chain(GradientTransformation):
         return ChainState(count, _names(links), tuple(link.init(params) for link in links))
 
     def update(self, updates, state, params=None, **extra):
-        trail, state = self.trail(updates, state, params, **extra)
-        return cast_like(trail[-1], updates), state
+        return self.observed(lambda after: None, updates, state, params, **extra)
 
-    def trail(
-        self, updates: Tree, state: Tree, params: Tree | None = None, **extra: Any
-    ) -> tuple[list[Tree], ChainState]:
-        """The updates before the first link and after each, in float32 at least; and the next state."""
+    def observed(
+        self, see: Callable[[Tree], Any], updates: Tree, state: Tree, params: Tree | None = None, **extra: Any
+    ) -> tuple[Tree, ChainState]:
+        """As `update`, and `see` is shown the updates after each link, in float32 at least."""
         links = self._links(state.count if isinstance(state, ChainState) else jnp.zeros((), jnp.int32))
         provided = {name for name, value in {"params": params, **extra}.items() if value is not None}
         if missing := needs_of(links) - provided:
@@ -135,12 +134,12 @@ class Chain(GradientTransformation):
             )
         if params is not None and not any(link.per_example for link in links[:1]):
             check_like(updates, params, "grads", "params")
-        trail, states = [widen(updates)], []
+        new, states = widen(updates), []
         for link, link_state in zip(links, state.states, strict=True):
-            new, link_state = link.update(trail[-1], link_state, params, **extra)
-            trail.append(new)
+            new, link_state = link.update(new, link_state, params, **extra)
+            see(new)
             states.append(link_state)
-        return trail, ChainState(increment(state.count), state.names, tuple(states))
+        return cast_like(new, updates), ChainState(increment(state.count), state.names, tuple(states))
 
     def eval_params(self, state, params):
         for link, link_state in zip(self._links(state.count), state.states, strict=True):

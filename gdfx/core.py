@@ -216,11 +216,15 @@ class from_functions(GradientTransformation):
         return self.init_fn(widen(params))
 
     def update(self, updates, state, params=None, **extra):
-        parameters = inspect.signature(self.update_fn).parameters
-        if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            extra = {name: value for name, value in extra.items() if name in parameters}
-        new, state = self.update_fn(widen(updates), state, widen(params), **extra)
+        new, state = self.update_fn(widen(updates), state, widen(params), **taken_by(self.update_fn, extra))
         return cast_like(new, updates), state
+
+
+def taken_by(fn: Callable[..., Any], extra: dict[str, Any]) -> dict[str, Any]:
+    """Those of the extra arguments that the signature of `fn` takes."""
+    parameters = inspect.signature(fn).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return extra if takes_all else {name: value for name, value in extra.items() if name in parameters}
 
 
 def missing_argument(transform: GradientTransformation, names: Set[str]) -> TypeError:
@@ -248,8 +252,9 @@ def as_transformation(transform: Any) -> GradientTransformation:
 
 @jax.jit
 def increment(count: jax.Array) -> jax.Array:
-    """`count + 1`, staying at the largest integer rather than wrapping around."""
-    return jnp.where(count < jnp.asarray(jnp.iinfo(count.dtype).max, count.dtype), count + 1, count)
+    """`count + 1`, staying at the largest number of its dtype rather than going beyond."""
+    limits = jnp.iinfo if jnp.issubdtype(count.dtype, jnp.integer) else jnp.finfo
+    return jnp.where(count < jnp.asarray(limits(count.dtype).max, count.dtype), count + 1, count)
 
 
 def eval_params(optimizer: Any, state: Tree, params: Tree) -> Tree:

@@ -61,11 +61,10 @@ class record(Wrapper):
             raise missing_argument(self, {"params"})
         metrics = dict(self._rates(state.inner))
         if isinstance(self.transform, Chain | Optimizer):
-            chain = self.transform if isinstance(self.transform, Chain) else Chain((self.transform,))
-            trail, inner = chain.trail(updates, state.inner, params, **extra)
-            new = jax.tree.map(lambda x, u: x.astype(u.dtype), trail[-1], updates)
-            names = self._links(state.inner)
-            metrics |= {name: norm(after) for name, after in zip(names, trail[1:], strict=False)}
+            norms: list[jax.Array] = []
+            see = lambda after: norms.append(norm(after))
+            new, inner = Chain((self.transform,)).observed(see, updates, state.inner, params, **extra)
+            metrics |= dict(zip(self._links(state.inner), norms, strict=False))
         else:
             new, inner = self.transform.update(updates, state.inner, params, **extra)
         metrics |= self._ends(state.labels, updates, new, params)

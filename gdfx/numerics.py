@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from .checks import check_float, check_same_shape, check_scalar, compute_dtype
+from .core import increment
 from .tree import Tree, _with_real, abs2 as abs_sq, absolute, norm, ratio, sqrt
 
 __all__ = [
@@ -59,11 +60,9 @@ def safe_increment(count: ArrayLike) -> jax.Array:
     growing where 1 is less than its precision: float32 at 2**24.
     """
     count = jnp.asarray(count)
-    integer = jnp.issubdtype(count.dtype, jnp.integer)
-    if not integer:
+    if not jnp.issubdtype(count.dtype, jnp.integer):
         check_float("count", count)
-    largest = jnp.asarray((jnp.iinfo if integer else jnp.finfo)(count.dtype).max, count.dtype)
-    return jnp.where(count < largest, count + jnp.ones((), count.dtype), count)
+    return increment(count)
 
 
 def scale_gradient(inputs: Tree, scale: ArrayLike) -> Tree:

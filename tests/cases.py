@@ -168,7 +168,7 @@ def _far(params):
     return sum((jnp.sum(gdfx.tree.abs2(p)).astype(float) for p in jax.tree.leaves(params)), jnp.zeros((), float))
 
 
-def _shifted(params, grads):
+def shifted(params, grads):
     """A loss with `grads` at `params`, and the curvature 1 from there."""
     grads, params = gdfx.tree.widen(grads), gdfx.tree.widen(params)
 
@@ -714,12 +714,12 @@ CASES = [
     Case("scale_by_muon", lambda: gdfx.masked(gdfx.scale_by_muon(ns_steps=2), gdfx.matrices)),
     Case("scale_by_shape", gdfx.scale_by_shape),
     # Their trajectories are compared with optax's in test_solvers.py.
-    Case("lbfgs", gdfx.lbfgs, extra=_shifted, rtol=1e-4, descends=30),
+    Case("lbfgs", gdfx.lbfgs, extra=shifted, rtol=1e-4, descends=30),
     Case("scale_by_lbfgs", lambda: gdfx.scale_by_lbfgs(3), rtol=1e-4, part_of="lbfgs"),
     Case(
         "scale_by_zoom_linesearch",
         lambda: gdfx.scale_by_zoom_linesearch(15),
-        extra=_shifted,
+        extra=shifted,
         rtol=1e-4,
         part_of="lbfgs",
         differs="a search that ends without a step keeps its last trial to start from, points whose gradient is not "
@@ -728,7 +728,7 @@ CASES = [
     Case(
         "scale_by_backtracking_linesearch",
         lambda: gdfx.scale_by_backtracking_linesearch(15),
-        extra=_shifted,
+        extra=shifted,
         rtol=1e-4,
         part_of="lbfgs",
         differs="as `scale_by_zoom_linesearch`",

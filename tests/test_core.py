@@ -909,7 +909,7 @@ LAYERS = {
     "pytrees.py": {"tree"},
     "tree": {"tree", "composition", "wrappers"},  # the last two only where `map_params` is called
     "checks.py": set(),
-    "numerics.py": {"checks", "tree"},
+    "numerics.py": {"checks", "core", "tree"},
     "matrix.py": {"checks", "numerics", "tree"},
     "newton_schulz.py": {"tree"},
     "core.py": {"pytrees", "tree", "schedules"},

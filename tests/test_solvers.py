@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import shifted
 
 import gdfx
 from gdfx.solvers.backtracking import scale_by_backtracking_linesearch
@@ -160,17 +161,6 @@ def test_lbfgs_with_fixed_steps_and_its_memory_are_optaxs():
     trees_close(path, expected, rtol=1e-11)
     for name in ("params", "updates", "diff_params_memory", "diff_updates_memory", "weights_memory"):
         trees_close(getattr(state[0], name), getattr(theirs[0], name), rtol=1e-8)
-
-
-def shifted(params, grads):
-    """A loss with `grads` at `params`, and the curvature 1 from there."""
-    grads, params = gdfx.tree.widen(grads), gdfx.tree.widen(params)
-
-    def value_fn(q):
-        far = jax.tree.map(lambda x, p: x - p, gdfx.tree.widen(q), params)
-        return gdfx.tree.vdot(gdfx.tree.conj(grads), far) + 0.5 * jnp.square(gdfx.tree.norm(far))
-
-    return {"value": jnp.zeros(()), "grad": grads, "value_fn": value_fn}
 
 
 MADE = {

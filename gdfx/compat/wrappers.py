@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from ..core import GradientTransformation, Tree, apply_updates, as_transformation, increment, missing_argument
 from ..pytrees import Interval, Range, pytree, static
 from ..transforms.basic import whole
-from ..tree import check_params, copies, leafwise
+from ..tree import check_params, copies, leafwise, where
+from ..wrappers import named
 from ..wrappers.accumulate import AccumulateState, accumulate
-from ..wrappers.wrapper import Wrapper
 
 
 @pytree
@@ -188,7 +188,7 @@ class lookahead(GradientTransformation):
         new, fast_state = self.fast_optimizer.update(updates, state.fast_state, params.fast, **extra)
         fast, slow = leafwise(_look, (now.slow_step_size, meets), new, params.slow, read=(params.fast,))
         if self.reset_state:
-            fast_state = _select(meets, self.fast_optimizer.init(params.fast), fast_state)
+            fast_state = where(meets, self.fast_optimizer.init(params.fast), fast_state)
         steps = jnp.where(meets, jnp.zeros_like(steps), steps)
         return LookaheadParams(fast, slow), LookaheadState(fast_state, steps, increment(state.count))
 
@@ -196,10 +196,6 @@ class lookahead(GradientTransformation):
 def _look(part, meets, u, slow, fast):
     back = (1 - part) * (slow - fast)
     return jnp.where(meets, back + part * u, u), jnp.where(meets, part * (fast + u - slow), jnp.zeros_like(slow))
-
-
-def _select(condition: jax.Array, chosen: Tree, other: Tree) -> Tree:
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), chosen, other)
 
 
 @pytree
@@ -274,8 +270,8 @@ class sam(GradientTransformation):
         at_last = self.adv_optimizer.init(params) if self.reset_state else state.adv_state
         return new, SAMState(
             (n + 1) % self.sync_period,
-            _select(is_last, opt_state, state.opt_state),
-            _select(is_last, at_last, adv_state),
+            where(is_last, opt_state, state.opt_state),
+            where(is_last, at_last, adv_state),
             cache,
         )
 
@@ -302,20 +298,14 @@ def _step(is_last, downhill, uphill, cache, p):
 
 
 @pytree
-class TakesObjFn(Wrapper):
-    """A transform that is given `value_fn` by optax's name of it, `obj_fn`; the state is that of the transform."""
+class TakesObjFn(named.whole):
+    """A transform that is given `value_fn` by optax's name of it, `obj_fn`."""
 
     @property
     def needs(self):
         return frozenset("obj_fn" if name == "value_fn" else name for name in self.transform.needs)
 
-    def init(self, params):
-        return self.transform.init(params)
-
     def update(self, updates, state, params=None, **extra):
         if "obj_fn" in extra:
             extra["value_fn"] = extra["obj_fn"]
-        return self.transform.update(updates, state, params, **extra)
-
-    def eval_params(self, state, params):
-        return self.transform.eval_params(state, params)
+        return super().update(updates, state, params, **extra)

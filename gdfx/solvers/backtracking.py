@@ -5,10 +5,10 @@ from typing import Annotated, Any
 import jax
 import jax.numpy as jnp
 
-from ..core import GradientTransformation, Tree, increment
+from ..core import Tree, increment
 from ..pytrees import NonNegative, Positive, Range, pytree, static
-from ..tree import check_params, real_dtype, zeros_like
-from .line import NEEDS, guess_from, line_of, numbers_of, select, step_along
+from ..tree import check_params, real_dtype, where, zeros_like
+from .line import LineSearch, guess_from, line_of, numbers_of, step_along
 
 
 @pytree
@@ -35,7 +35,7 @@ class ScaleByBacktrackingLinesearchState:
 
 
 @pytree
-class scale_by_backtracking_linesearch(GradientTransformation):
+class scale_by_backtracking_linesearch(LineSearch):
     """Multiplies steps by a learning rate found by trial: `chain(sgd(1.0), scale_by_backtracking_linesearch(15))`.
 
     It stands after the link that makes steps. Of learning rates that fall from `increase_factor` times the last one, at
@@ -58,14 +58,6 @@ class scale_by_backtracking_linesearch(GradientTransformation):
     rtol: NonNegative = 0.0
     store_grad: bool = static(default=False)
     verbose: bool = static(default=False)
-
-    @property
-    def needs(self):
-        return NEEDS
-
-    @property
-    def takes(self):
-        return "steps"
 
     def init(self, params):
         check_params(params)
@@ -96,7 +88,7 @@ class scale_by_backtracking_linesearch(GradientTransformation):
         made = jnp.where(moves, rate, 0)
         value, grad = jnp.where(moves, value, line.value), None
         if self.store_grad:
-            grad = select(moves, line.at(made)[1], line.grad)
+            grad = where(moves, line.at(made)[1], line.grad)
             grad = jax.tree.map(lambda g, slot: g.astype(slot.dtype), grad, state.grad)
         if self.verbose:
             _tell(line, rate, error, error > now.atol)

@@ -54,6 +54,18 @@ class Line(NamedTuple):
         return _scalar("value_fn returned a value that", self.value_fn(params)).astype(self.dtype)
 
 
+class LineSearch(GradientTransformation):
+    """A transform of steps that evaluates the loss along them."""
+
+    @property
+    def needs(self):
+        return NEEDS
+
+    @property
+    def takes(self):
+        return "steps"
+
+
 def line_of(transform: GradientTransformation, direction: Tree, params: Tree | None, extra: Mapping[str, Any]) -> Line:
     """The line from `params` along `direction`, on the loss that the extra arguments of `update` tell.
 
@@ -87,11 +99,6 @@ def numbers_of(transform: Any, count: jax.Array, dtype: Any) -> Any:
 def guess_from(learning_rate: jax.Array) -> jax.Array:
     """The learning rate to begin from after the last one, which failures in a row may have brought to 0."""
     return jnp.where(learning_rate > 0, learning_rate, 1)
-
-
-def select(condition: jax.Array, tree: Tree, other: Tree) -> Tree:
-    """`tree` where the scalar `condition` holds, else `other`."""
-    return jax.tree.map(lambda x, y: jnp.where(condition, x, y), tree, other)
 
 
 def _scalar(what: str, value: Any) -> jax.Array:

@@ -9,10 +9,10 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 import jax
 import jax.numpy as jnp
 
-from ..core import GradientTransformation, Tree, increment
+from ..core import Tree, increment
 from ..pytrees import Interval, NonNegative, Positive, pytree, static
-from ..tree import check_params, real_dtype, zeros_like
-from .line import NEEDS, guess_from, line_of, numbers_of, select, step_along
+from ..tree import check_params, real_dtype, where, zeros_like
+from .line import LineSearch, guess_from, line_of, numbers_of, step_along
 
 InitialGuess: TypeAlias = Literal["one", "keep"]
 
@@ -70,7 +70,7 @@ class _Search(NamedTuple):
 
 
 @pytree
-class scale_by_zoom_linesearch(GradientTransformation):
+class scale_by_zoom_linesearch(LineSearch):
     """Multiplies steps by a learning rate for which the loss is lower and its slope less steep.
 
     It stands after the link that makes steps: `chain(sgd(1.0), scale_by_zoom_linesearch(15))`. The loss is to fall by
@@ -107,14 +107,6 @@ class scale_by_zoom_linesearch(GradientTransformation):
             found = f"initial_guess_strategy is {self.initial_guess_strategy!r}"
             raise ValueError(f"{type(self).__name__}: {found}, expected one of {get_args(InitialGuess)}")
 
-    @property
-    def needs(self):
-        return NEEDS
-
-    @property
-    def takes(self):
-        return "steps"
-
     def init(self, params):
         check_params(params)
         one, *infinities = (jnp.full((), fill, real_dtype(params)) for fill in (1.0, jnp.inf, jnp.inf, jnp.inf))
@@ -138,9 +130,9 @@ class scale_by_zoom_linesearch(GradientTransformation):
         safe, _ = search.safe
         undefined = jnp.isinf(last.decrease_error)
         to_safe = search.failed & ((safe.stepsize > 0) | undefined)
-        made, grad = select(to_safe, search.safe, search.last)
+        made, grad = where(to_safe, search.safe, search.last)
         stuck = to_safe & (made.stepsize == 0)
-        told = select(stuck, last, made)
+        told = where(stuck, last, made)
         if self.verbose:
             _tell(line, told, search.failed)
         info = ZoomLinesearchInfo(search.tried, told.decrease_error, told.curvature_error)
@@ -168,14 +160,14 @@ def _try(now, line, first_guess, search):
     enough = new.decrease_error <= now.tol
     both = jnp.maximum(new.decrease_error, new.curvature_error) <= now.tol
 
-    safe, safe_grad = select(enough & (~found | (new.value < safe.value)), (new, grad), (safe, safe_grad))
+    safe, safe_grad = where(enough & (~found | (new.value < safe.value)), (new, grad), (safe, safe_grad))
 
     too_far = (new.decrease_error > 0) | ((new.value >= low.value) & (found | (tried > 0)))
     rises = new.slope * jnp.where(found, high.stepsize - low.stepsize, 1) >= 0  # away from low
     turns = rises & ~too_far
-    new_low = select(too_far, low, new)
-    new_high = select(too_far, new, select(turns, low, high))
-    new_other = select(found, select(too_far | turns, high, low), new_low)
+    new_low = where(too_far, low, new)
+    new_high = where(too_far, new, where(turns, low, high))
+    new_other = where(found, where(too_far | turns, high, low), new_low)
     now_found = found | too_far | turns | both
 
     done = both | (at_limit & ~now_found)

@@ -54,6 +54,7 @@ from .search import (
     NamedTupleKey as NamedTupleKey,
     get as get,
     get_all_with_path as get_all_with_path,
+    instances as instances,
     set as set,
 )
 from .slots import (

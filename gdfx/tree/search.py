@@ -86,6 +86,11 @@ def set(tree: Tree, filtering: Filter | None = None, /, **kwargs: Any) -> Tree:
     return changed((), tree)
 
 
+def instances(tree: Tree, kind: type) -> list[Any]:
+    """All that is of the type `kind` in `tree`, at any depth, also within another."""
+    return [node for _, node in _nodes((), tree) if isinstance(node, kind)]
+
+
 _COUNT_OF_CHAIN = NamedTupleKey("ChainState", "count")
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from ..core import Tree, increment
 from ..pytrees import Interval, NonNegative, Positive, pytree
-from ..tree import norm
+from ..tree import instances, norm
 from .wrapper import Wrapper
 
 SCALES = (2.0**-24, 2.0**24)
@@ -95,14 +95,7 @@ def loss_scale(state: Tree) -> jax.Array | None:
 
     `state` is that of any optimizer, or a `TrainState`. Raises `ValueError` where two guards scale the loss.
     """
-    scales = _scales(state)
+    scales = [found.loss_scale for found in instances(state, GuardState) if found.loss_scale is not None]
     if len(scales) > 1:
         raise ValueError(f"{len(scales)} guards scale the loss, expected at most one: give loss_scale to the outermost")
     return scales[0] if scales else None
-
-
-def _scales(state: Tree) -> list[jax.Array]:
-    guards = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, GuardState))
-    guards = [g for g in guards if isinstance(g, GuardState)]
-    own = [g.loss_scale for g in guards if g.loss_scale is not None]
-    return own + [scale for g in guards for scale in _scales(g.inner)]

@@ -11,7 +11,7 @@ from ..optimizers.rmsprop import scale_by_rms
 from ..pytrees import Decay, NonNegative, Range, pytree, static
 from ..transforms.decay import add_decayed_weights
 from ..transforms.scale import scale_by_learning_rate
-from ..tree import cast_like, check_params, leafwise, ratio, real_dtype, widen, zeros_like
+from ..tree import cast_like, check_params, instances, leafwise, ratio, real_dtype, widen, zeros_like
 from .wrapper import Wrapper
 
 
@@ -76,8 +76,7 @@ class schedule_free(Wrapper):
 
 def schedule_free_eval_params(state: Tree, params: Tree) -> Tree:
     """The params to evaluate, from the state of `schedule_free` alone; `gdfx.eval_params` finds them at any nesting."""
-    held = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, ScheduleFreeState))
-    found = [s for s in held if isinstance(s, ScheduleFreeState)]
+    found = instances(state, ScheduleFreeState)
     if len(found) != 1:
         raise ValueError(f"there are {len(found)} states of schedule_free in the state, expected one")
     return leafwise(_average, (found[0].b1,), params, read=(found[0].z,))

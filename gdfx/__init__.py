@@ -133,9 +133,14 @@ from .sweeps.grid import grid as grid
 from .sweeps.result import Best as Best, SweepResult as SweepResult
 from .sweeps.run import sweep as sweep
 from .training import stopping as stopping
-from .training.checkpoint import Checkpoint as Checkpoint, Checkpoints as Checkpoints
+from .training.checkpoints.checkpoint import Checkpoint as Checkpoint
+from .training.checkpoints.store import Checkpoints as Checkpoints
+from .training.evaluation import evaluator as evaluator
 from .training.finder import LearningRateResult as LearningRateResult, find_learning_rate as find_learning_rate
-from .training.fit import FitResult as FitResult, fit as fit
+from .training.fit import fit as fit
+from .training.loggers import csv_logger as csv_logger, json_lines_logger as json_lines_logger
+from .training.minimize import MinimizeResult as MinimizeResult, minimize as minimize
+from .training.result import FitResult as FitResult, Report as Report
 from .training.step import (
     TrainState as TrainState,
     make_step as make_step,

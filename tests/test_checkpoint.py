@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import gdfx
-from gdfx.training import checkpoint
-from gdfx.training.checkpoint import Checkpoints
+from gdfx import Checkpoints
+from gdfx.training.checkpoints import files, manifest
 
 pytest.importorskip("orbax.checkpoint")
 
@@ -69,7 +69,7 @@ def files_of(directory, step):
 
 
 def listing(directory):
-    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name != "lock"}
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 # What comes back.
@@ -189,16 +189,16 @@ def test_training_goes_on_as_if_nothing_had_happened(tmp_path):
 
 
 def test_what_is_saved_does_not_change_with_the_buffers(tmp_path, monkeypatch):
-    write = Checkpoints._write_arrays
+    write = files.write_arrays
     array, device = np.ones(1000), jnp.arange(1000.0)
 
-    def late(self, path, arrays):
+    def late(path, arrays):
         array[:] = 7
         changed = jax.jit(lambda x: x * 0 + 7, donate_argnums=0)(device)
         changed.block_until_ready()
-        write(self, path, arrays)
+        write(path, arrays)
 
-    monkeypatch.setattr(Checkpoints, "_write_arrays", late)
+    monkeypatch.setattr(files, "write_arrays", late)
     like = {"numpy": array, "jax": device}
     with Checkpoints(tmp_path) as store:
         store.save(1, like)
@@ -322,7 +322,7 @@ def test_keys_and_numbers_of_other_kinds(tmp_path, x64):
 
 
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
+    monkeypatch.setattr(manifest, "FORMAT", 2)
     saved(tmp_path, 1)
     monkeypatch.undo()
     with pytest.raises(ValueError, match=r"has format 2, .* reads up to 1: update gdfx"):
@@ -340,6 +340,10 @@ def empty(path):
     os.truncate(path, 0)
 
 
+def extend(path):
+    path.write_bytes(path.read_bytes() + b" 0")
+
+
 def flip(path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
@@ -355,25 +359,22 @@ def two(tmp_path_factory):
     return saved(tmp_path_factory.mktemp("two"), 1, 2)
 
 
-@pytest.mark.parametrize("damage", [truncate, empty, flip, zero, Path.unlink])
+@pytest.mark.parametrize("damage", [truncate, empty, extend, flip, zero, Path.unlink])
 def test_a_damaged_checkpoint_is_passed_over(two, tmp_path, damage):
-    count = len(files_of(two, 2))
-    assert count > 3
-    for i in range(count):
+    tried = [i for i, path in enumerate(files_of(two, 2)) if path.stat().st_size or damage in (extend, Path.unlink)]
+    assert len(tried) > 3
+    for i in tried:
         directory = tmp_path / str(i)
         shutil.copytree(two, directory)
         path = files_of(directory, 2)[i]
-        if path.stat().st_size == 0:  # nothing in it can be damaged
-            assert damage is not Path.unlink or path.unlink() is None
-            if damage is not Path.unlink:
-                continue
-        else:
-            damage(path)
+        damage(path)
+        before = listing(directory)
         with pytest.warns(UserWarning, match="step 2 is damaged") as told, Checkpoints(directory) as store:
             found = store.restore(LIKE, optimizer=ADAM)
         assert str(path) in str(told[0].message)
         assert found.step == 1
         assert_same(found.state, state_at(1))
+        assert listing(directory) == before
 
 
 def test_a_damaged_checkpoint_is_replaced_and_the_good_ones_kept(two, tmp_path):
@@ -409,7 +410,7 @@ def test_other_files_are_left_alone(tmp_path):
 TRAIN = """
 import itertools, sys
 import jax, numpy as np
-from gdfx.training.checkpoint import Checkpoints
+from gdfx import Checkpoints
 
 with Checkpoints(sys.argv[1], keep=2) as store:
     found = store.restore({"w": np.zeros((40, 1000)), "b": np.zeros(3)})
@@ -467,7 +468,7 @@ def test_killed_at_any_moment(tmp_path):
 
 
 def test_the_last_save_is_finished_without_close(tmp_path):
-    code = "import sys, numpy, gdfx.training.checkpoint as c; c.Checkpoints(sys.argv[1]).save(3, numpy.ones(2_000_000))"
+    code = "import sys, numpy, gdfx; gdfx.Checkpoints(sys.argv[1]).save(3, numpy.ones(2_000_000))"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=ENV)
     assert restored(tmp_path, np.ones(2_000_000)).step == 3
 
@@ -481,13 +482,13 @@ def test_one_store_a_directory(tmp_path):
 
 
 def test_a_store_nobody_closed_gives_its_directory_back_and_tells_of_errors(tmp_path, monkeypatch):
-    def fail(self, path, arrays):
+    def fail(path, arrays):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     store = Checkpoints(tmp_path)
     del store
     store = Checkpoints(tmp_path)
-    monkeypatch.setattr(Checkpoints, "_write_arrays", fail)
+    monkeypatch.setattr(files, "write_arrays", fail)
     store.save(1, LIKE)
     store._worker.shutdown()
     with pytest.warns(UserWarning, match=r"not closed, and the last save failed: .*No space left"):
@@ -505,14 +506,26 @@ def small_disk(tmp_path):
     subprocess.run(["umount", path], check=True)
 
 
-def no_space(directory, store, large):
-    def fill():
-        store.save(3, large)
+@pytest.fixture
+def small_files(tmp_path):
+    resource = pytest.importorskip("resource")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**21, limits[1]))
+    yield tmp_path
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+LARGE = {"w": np.random.default_rng(0).normal(size=1_000_000)}
+
+
+def cannot_be_saved(directory, store, state, number):
+    def save():
+        store.save(3, state)
         store.wait()
 
-    with pytest.raises(OSError, match="No space left on device") as error:
-        fill()
-    assert error.value.errno == errno.ENOSPC
+    with pytest.raises(OSError, match=os.strerror(number)) as error:
+        save()
+    assert error.value.errno == number
     assert f"step 3 cannot be saved in {directory}; the last good checkpoint is that of step 2" in str(error.value)
     assert store.steps() == [1, 2]
     assert not [name for name in os.listdir(directory) if name.startswith(".")]
@@ -525,23 +538,71 @@ def no_space(directory, store, large):
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_a_full_disk(small_disk, asynchronous):
     saved(small_disk, 1, 2)
-    store = Checkpoints(small_disk, asynchronous=asynchronous)
-    no_space(small_disk, store, {"w": np.random.default_rng(0).normal(size=1_000_000)})
+    cannot_be_saved(small_disk, Checkpoints(small_disk, asynchronous=asynchronous), LARGE, errno.ENOSPC)
+
+
+def test_a_limit_of_the_size_of_files(small_files):
+    saved(small_files, 1, 2)
+    cannot_be_saved(small_files, Checkpoints(small_files), LARGE, errno.EFBIG)
 
 
 def test_no_space_for_the_manifest(tmp_path, monkeypatch):
     saved(tmp_path, 1, 2)
-    flush = checkpoint._flushed
+    flush = manifest.flushed
 
     def fail(path):
-        if path.name == "manifest.json" and "writing" in str(path) and fail.once:
+        if fail.once:
             fail.once = False
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return flush(path)
 
     fail.once = True
-    monkeypatch.setattr(checkpoint, "_flushed", fail)
-    no_space(tmp_path, Checkpoints(tmp_path), LIKE)
+    monkeypatch.setattr(manifest, "flushed", fail)
+    cannot_be_saved(tmp_path, Checkpoints(tmp_path), LIKE, errno.ENOSPC)
+
+
+@pytest.mark.parametrize("call", ["save", "restore", "wait", "close"])
+def test_an_error_while_saving_is_told_once_by_the_next_call(tmp_path, monkeypatch, call):
+    def fail(path, arrays):
+        raise OSError(errno.EIO, "Input/output error")
+
+    saved(tmp_path, 1)
+    store = Checkpoints(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_arrays", fail)
+        store.save(2, state_at(2))
+        store._held.finish()
+    arguments = {"save": (3, state_at(3)), "restore": (LIKE,)}.get(call, ())
+    with pytest.raises(OSError, match=r"step 2 cannot be saved .* that of step 1\. .*Input/output error"):
+        getattr(store, call)(*arguments)
+    store.close()
+    assert store.steps() == [1]
+    saved(tmp_path, 3)  # which nobody has locked
+
+
+def test_a_directory_that_is_removed(tmp_path):
+    directory = saved(tmp_path / "run", 1)
+    with Checkpoints(directory) as store:
+        shutil.rmtree(directory)
+        assert store.steps() == []
+        store.save(2, state_at(2))
+        with pytest.raises(FileNotFoundError, match=r"cannot be saved in .*run; the directory is gone: it was moved"):
+            store.wait()
+        assert not directory.exists()
+        directory.mkdir()
+        store.save(2, state_at(2))
+    assert_same(restored(directory).state, state_at(2))
+
+
+def test_a_read_only_disk(small_disk):
+    saved(small_disk, 1)
+    before = listing(small_disk)
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(OSError, match=f"checkpoints cannot be saved in {small_disk}.*Read-only") as error:
+        Checkpoints(small_disk)
+    assert error.value.errno == errno.EROFS
+    assert_same(restored(small_disk).state, state_at(1))
+    assert listing(small_disk) == before
 
 
 @pytest.fixture
@@ -604,5 +665,5 @@ def test_the_manifest_is_plain_json(tmp_path):
     saved(tmp_path, 1)
     content = json.loads((tmp_path / "step_00000001" / "manifest.json").read_text())["content"]
     assert gdfx.from_dict(content["optimizer"]) == ADAM
-    assert {leaf["path"] for leaf in content["leaves"] if leaf["part"] == "optimizer"} >= {".b1", ".learning_rate"}
+    assert {leaf["path"] for leaf in content["leaves"]["optimizer"]} >= {"optimizer.b1", "optimizer.learning_rate"}
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes()[:2] == b"\x80\x04"]

@@ -928,7 +928,7 @@ LAYERS = {
     "metrics.py": FOUNDATION | {"inspection", "wrappers"},
     "solvers": FOUNDATION | {"transforms", "solvers"},
     "losses": {"checks", "losses", "tree"},
-    "models.py": set(),
+    "models": {"models"},
     "curves.py": {"core", "pytrees", "extras"},
     "schedules.py": {"core", "pytrees", "curves"},
     "training": FOUNDATION

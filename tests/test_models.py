@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
+import gdfx
 from gdfx import losses, models
 
 
@@ -153,6 +154,12 @@ BUILDS = [
     (ValueError, lambda: models.cnn((3, 8, 1)), r"\(3, 8, 1\) is too small to be halved 2 times"),
     (ValueError, lambda: models.cnn((8, 8, 1), (0,)), r"channels must be at least 1, got \(0,\)"),
     (ValueError, lambda: models.cnn((8, 8, 1), classes=0), r"\(classes,\) must be at least 1"),
+    (ValueError, lambda: models.transformer(0, 8, 2, 2, 7), r"\(vocabulary,\) must be at least 1, got \(0,\)"),
+    (ValueError, lambda: models.transformer(9, 8, 2, 2, -1), r"\(length,\) must be at least 1"),
+    (TypeError, lambda: models.transformer(9, 8, 2.0, 2, 7), r"\(depth,\) must be a sequence of ints"),
+    (ValueError, lambda: models.transformer(9, 8, 2, 3, 7), r"width is 8, expected a multiple of 6, 2 \* heads"),
+    (ValueError, lambda: models.transformer(9, 6, 2, 2, 7), "width is 6, expected a multiple of 4"),
+    (TypeError, lambda: models.transformer(9, 8, 2, 2, 7, dtype=int), "dtype must be a floating-point type"),
 ]
 
 
@@ -222,3 +229,141 @@ def test_cnn_learns_digits():
 
     params = train(jax.random.key(0), x[:1024], labels[:1024])
     assert (jax.jit(apply)(params, x[1024:]).argmax(-1) == labels[1024:]).mean() > 0.85
+
+
+TOKENS = jax.random.randint(jax.random.key(5), (2, 7), 0, 11)
+
+
+def in_numpy(params, tokens, heads):
+    """A transcription of the transformer for one sequence of tokens, position by position and head by head."""
+    normalize = lambda x: x / np.sqrt(np.mean(x * x, -1, keepdims=True) + 1e-6)
+    layers = params["layers"]
+    depth, width, _ = layers["query"].shape
+    size = width // heads
+
+    def turn(x, position):
+        out = np.empty(size)
+        for i in range(size // 2):
+            angle = position / 10_000 ** (2 * i / size)
+            out[i] = x[i] * np.cos(angle) - x[i + size // 2] * np.sin(angle)
+            out[i + size // 2] = x[i] * np.sin(angle) + x[i + size // 2] * np.cos(angle)
+        return out
+
+    x = params["embedding"][tokens]
+    for layer in range(depth):
+        query, key, value = (normalize(x) @ layers[name][layer] for name in ("query", "key", "value"))
+        mixed = np.zeros_like(x)
+        for t, head in itertools.product(range(len(tokens)), range(heads)):
+            part = slice(head * size, (head + 1) * size)
+            scores = [turn(query[t, part], t) @ turn(key[s, part], s) / np.sqrt(size) for s in range(t + 1)]
+            weights = np.exp(scores) / np.sum(np.exp(scores))
+            mixed[t, part] = weights @ value[: t + 1, part]
+        x = x + mixed @ layers["output"][layer]
+        h = normalize(x) @ layers["up"][layer]
+        gelu = h / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (h + 0.044715 * h**3)))
+        x = x + gelu @ layers["down"][layer]
+    return (normalize(x) * params["norm"]["scale"]) @ params["embedding"].T
+
+
+@pytest.mark.parametrize("depth", [2, 13])  # of which the second runs as a loop
+def test_transformer_is_its_formula(depth, x64):
+    model = models.transformer(11, 12, depth, 3, 7, dtype=jnp.float64)
+    params = jax.jit(model.init)(jax.random.key(0))
+    noise = lambda p: p + 0.3 * np.random.default_rng(p.size).normal(size=p.shape)
+    params = jax.tree.map(lambda p: noise(np.asarray(p)), params)
+    out = jax.jit(model.apply)(params, TOKENS)
+    assert out.dtype == jnp.float64
+    for logits, tokens in zip(out, TOKENS, strict=True):
+        np.testing.assert_allclose(logits, in_numpy(params, np.asarray(tokens), 3), rtol=1e-10, atol=1e-10)
+
+
+def test_transformer_shapes_and_roles():
+    init, apply = models.transformer(11, 8, 3, 2, 7)
+    params = jax.eval_shape(init, jax.random.key(0))
+    table = {path: (shape, role) for path, shape, role in gdfx.roles(params).rows}
+    assert table == {
+        "embedding": ((11, 8), "embedding"),
+        "layers/query": ((3, 8, 8), "matrix"),
+        "layers/key": ((3, 8, 8), "matrix"),
+        "layers/value": ((3, 8, 8), "matrix"),
+        "layers/output": ((3, 8, 8), "matrix"),
+        "layers/up": ((3, 8, 32), "matrix"),
+        "layers/down": ((3, 32, 8), "matrix"),
+        "norm/scale": ((8,), "norm"),
+    }
+    decayed = {
+        jax.tree_util.keystr(path, simple=True, separator="/")
+        for path, decays in jax.tree_util.tree_leaves_with_path(gdfx.matrices(params))
+        if decays
+    }
+    assert decayed == table.keys() - {"norm/scale"}
+    for batch, n in (((), 7), ((5,), 1), ((2, 5), 3), ((0,), 7)):
+        for dtype in (jnp.int32, jnp.uint8):
+            out = jax.eval_shape(apply, params, jnp.zeros((*batch, n), dtype))
+            assert (out.shape, out.dtype) == ((*batch, n, 11), jnp.float32)
+
+
+def test_transformer_starts_with_small_logits():
+    model = models.transformer(50, 128, 3, 4, 32)
+    params = jax.jit(model.init)(jax.random.key(0))
+    inputs = {"query": 128, "key": 128, "value": 128, "output": 6 * 128, "up": 128, "down": 6 * 512}
+    for name, kernel in params["layers"].items():
+        assert kernel.std() == pytest.approx(inputs[name] ** -0.5, rel=0.02)
+    assert params["embedding"].std() == pytest.approx(0.02, rel=0.05)
+    assert (params["norm"]["scale"] == 1).all()
+    logits = jax.jit(model.apply)(params, jax.random.randint(jax.random.key(1), (4, 32), 0, 50))
+    assert 0.1 < logits.std() < 0.4
+
+
+def test_transformer_looks_back_only_and_anywhere():
+    model = models.transformer(11, 8, 1, 2, 7)
+    params = jax.jit(model.init)(jax.random.key(0))
+    apply = jax.jit(model.apply)
+    before = np.asarray(apply(params, TOKENS))
+    for t in range(7):
+        tokens = np.array(TOKENS)
+        tokens[:, t] = (tokens[:, t] + 1) % 11
+        after = np.asarray(apply(params, tokens))
+        np.testing.assert_array_equal(after[:, :t], before[:, :t])
+        assert (after[:, t:] != before[:, t:]).any(-1).all()
+    np.testing.assert_allclose(apply(params, TOKENS[:, :4]), before[:, :4], rtol=1e-5, atol=1e-6)
+    for wrong in (-1, 11):  # does not stand for another token
+        tokens = np.array(TOKENS)
+        tokens[0, 3] = wrong
+        after = np.asarray(apply(params, tokens))
+        assert np.isnan(after[0]).all()
+        np.testing.assert_array_equal(after[1], before[1])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_transformer_gradients_dtypes_and_vmap(dtype):
+    model = models.transformer(11, 8, 1, 2, 7, dtype=dtype)
+    params = jax.jit(jax.vmap(model.init))(jax.random.split(jax.random.key(0), 2))
+    loss = lambda p: losses.softmax_cross_entropy_with_integer_labels(model.apply(p, TOKENS), TOKENS).mean()
+    values, grads = jax.jit(jax.vmap(jax.value_and_grad(loss)))(params)
+    for path, g in jax.tree_util.tree_leaves_with_path(grads):
+        assert g.dtype == dtype, path
+        g = np.asarray(g.astype(jnp.float32))
+        assert np.isfinite(g).all(), path
+        assert g.reshape(2, -1).any(-1).all(), path
+    assert values[0] != values[1]
+    member = jax.tree.map(lambda p: p[0], params)
+    np.testing.assert_allclose(values[0], jax.jit(loss)(member), rtol=1e-5 if dtype == jnp.float32 else 1e-2)
+
+
+TOKENS_OF = [
+    (ValueError, jnp.zeros((2, 8), int), r"n from 1 to 7, found \(2, 8\): .* only to be predicted, tokens\[..., :-1\]"),
+    (ValueError, jnp.zeros((2, 9), int), r"n from 1 to 7, found \(2, 9\): is this the length"),
+    (ValueError, jnp.zeros((2, 0), int), r"found \(2, 0\)"),
+    (ValueError, jnp.int32(3), r"found \(\)"),
+    (TypeError, jnp.zeros((2, 7)), "tokens must be integers, got float32: give the indices"),
+    (TypeError, jnp.zeros((2, 7), bool), "tokens must be integers, got bool"),
+]
+
+
+@pytest.mark.parametrize(("error", "tokens", "message"), TOKENS_OF)
+def test_wrong_tokens_raise(error, tokens, message):
+    model = models.transformer(11, 8, 2, 2, 7)
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    with pytest.raises(error, match=message):
+        jax.eval_shape(model.apply, params, tokens)

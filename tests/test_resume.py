@@ -1,20 +1,17 @@
 """`fit` with checkpoints: stopped anywhere and called again, it ends bit for bit where it would have ended."""
 
+import errno
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import kill_training
 import numpy as np
 import pytest
 
 import gdfx
 from gdfx import stopping
+from gdfx.training.checkpoints import store
 
 pytest.importorskip("orbax.checkpoint")
 
@@ -29,8 +26,8 @@ def loss_fn(params, batch):
     return jnp.mean((batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2)
 
 
-def fit(epochs=12, optimizer=ADAM, data=DATA, batch_size=4, loss_fn=loss_fn, **options):
-    params = jax.tree.map(jnp.asarray, PARAMS)
+def fit(epochs=12, optimizer=ADAM, data=DATA, batch_size=4, loss_fn=loss_fn, params=PARAMS, **options):
+    params = jax.tree.map(jnp.asarray, params)
     options = {"checkpoint_seconds": 0.0, "progress": False} | options
     return gdfx.fit(loss_fn, params, optimizer, data, epochs=epochs, batch_size=batch_size, **options)
 
@@ -53,10 +50,10 @@ def test_goes_on_where_it_was(tmp_path, batch_size):
 
 
 def test_a_store_of_ones_own(tmp_path):
-    with gdfx.Checkpoints(tmp_path, keep=2, metric="loss") as store:
-        fit(3, checkpoint=store)
-        found = fit(6, checkpoint=store)
-        assert store.steps()[-1] == 30
+    with gdfx.Checkpoints(tmp_path, keep=2, metric="loss") as own:
+        fit(3, checkpoint=own)
+        found = fit(6, checkpoint=own)
+        assert own.steps()[-1] == 30
     same(found, fit(6))
 
 
@@ -85,19 +82,46 @@ def test_the_optimizer_given_is_the_one_used(tmp_path):
 
 def test_another_run_is_refused(tmp_path):
     fit(3, checkpoint=tmp_path)
-    before = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file())
-    with pytest.raises(ValueError, match="batch_size 4, not 5"):
-        fit(4, batch_size=5, checkpoint=tmp_path)
-    with pytest.raises(ValueError, match=r"key \[0, 0\], not \[0, 1\]"):
-        fit(4, key=1, checkpoint=tmp_path)
-    with pytest.raises(ValueError, match="examples 20, not 10"):
-        fit(4, data=jax.tree.map(lambda a: a[:10], DATA), checkpoint=tmp_path)
-    with pytest.raises(ValueError, match="trace"):
-        fit(4, optimizer=gdfx.sgd(0.1, momentum=0.9), checkpoint=tmp_path)
-    after = sorted((path, path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.is_file())
-    assert [p for p in after if p[0].name != "lock"] == [p for p in before if p[0].name != "lock"]
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    def refused(*told, **options):
+        with pytest.raises(ValueError, match="checkpoint of step 15") as error:
+            fit(4, checkpoint=tmp_path, **options)
+        for text in told:
+            assert text in str(error.value)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+    refused("batch_size 4, not 5", batch_size=5)
+    refused("key [0, 0], not [0, 1]", key=1)
+    refused("examples 20, not 10", data=jax.tree.map(lambda a: a[:10], DATA))
+    refused("trace", "mu['w']: saved float32[3], wanted none", optimizer=gdfx.sgd(0.1, momentum=0.9))
+    refused(
+        ".params['w']: saved float32[3], wanted float32[2]",
+        ".params['b']: saved float32[], wanted none",
+        ".mu['w']: saved float32[3], wanted float32[2]",
+        params={"w": np.zeros(2, np.float32)},
+        loss_fn=lambda params, batch: jnp.mean((batch["x"][:, :2] @ params["w"] - batch["y"]) ** 2),
+    )
     with pytest.raises(ValueError, match="checkpoint_seconds is -1"):
         fit(4, checkpoint=tmp_path, checkpoint_seconds=-1)
+
+
+@pytest.mark.parametrize("step", [1, 60])
+def test_a_failed_save_is_told_at_the_next_one_or_at_the_end(tmp_path, monkeypatch, step):
+    def fail(folder, content, arrays):
+        if failed or content["step"] == step:
+            failed.append(content["step"])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(folder, content, arrays)
+
+    write, failed = store.write, []
+    monkeypatch.setattr(store, "write", fail)
+    kept = "there is no checkpoint yet" if step == 1 else "the last good checkpoint is that of step"
+    with pytest.raises(OSError, match=f"step {step} cannot be saved in .*; {kept}.*No space left"):
+        fit(checkpoint=tmp_path)
+    assert failed == [step]
+    monkeypatch.undo()
+    same(fit(checkpoint=tmp_path), fit())
 
 
 def test_a_run_that_diverged_is_not_saved(tmp_path):
@@ -106,43 +130,11 @@ def test_a_run_that_diverged_is_not_saved(tmp_path):
     found = fit(5, loss_fn=bad, checkpoint=tmp_path)
     assert found.status == "diverged"
     assert math.isnan(found.history["loss"][-1])
-    with gdfx.Checkpoints(tmp_path, read_only=True) as store:
-        assert store.steps()[-1] == 15
+    with gdfx.Checkpoints(tmp_path, read_only=True) as own:
+        assert own.steps()[-1] == 15
     same(fit(12, checkpoint=tmp_path), fit(12))
-
-
-TRAIN = """
-import sys
-sys.path.insert(0, {tests!r})
-import numpy as np
-from test_resume import fit
-result = fit(400, checkpoint={where!r}, checkpoint_seconds=0.0)
-np.savez({out!r}, *result.params.values(), loss=result.history["loss"])
-"""
 
 
 def test_killed_again_and_again(tmp_path):
     """SIGKILL at any moment, while it saves too: no step is lost or made twice."""
-    where, out = str(tmp_path / "run"), tmp_path / "end.npz"
-    code = TRAIN.format(tests=str(Path(__file__).parent), where=where, out=str(out))
-    environment = os.environ | {"PYTHONPATH": str(Path(gdfx.__file__).parents[1])}
-    rng, kills = np.random.default_rng(0), 0
-    while not out.exists():
-        process = subprocess.Popen([sys.executable, "-c", code], env=environment, start_new_session=True)
-        if kills < 4:
-            saved = len(list(Path(where).glob("step_*")))
-            end = time.monotonic() + 60
-            while process.poll() is None and time.monotonic() < end:  # until it has gone on, and a little more
-                if len(list(Path(where).glob("step_*"))) != saved or kills == 0:
-                    time.sleep(rng.uniform(0.0, 1.0))
-                    break
-                time.sleep(0.01)
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                kills += 1
-        assert process.wait(120) in (0, -signal.SIGKILL)
-    expected = fit(400)
-    with np.load(out) as file:
-        for name, value in zip(("arr_0", "arr_1"), expected.params.values(), strict=True):
-            np.testing.assert_array_equal(file[name], value)
-        np.testing.assert_array_equal(file["loss"], expected.history["loss"])
+    assert kill_training.main(3, 0, tmp_path) == []

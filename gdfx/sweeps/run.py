@@ -10,7 +10,7 @@ import numpy as np
 
 from ..core import Tree
 from ..training.data import Shuffled, batch_of, check_data, check_epochs, seed_words
-from ..training.loop import run_loop
+from ..training.loop import counted, joined, run_loop
 from ..training.progress import progress_bar
 from ..training.step import TrainState, step_function
 from ..tree import norm
@@ -89,21 +89,21 @@ def sweep(
         told = {name: x for name, x in metrics.items() if name != "grad_norm"}
         return {"state": state, "diverged_at": diverged_at}, told | {"loss": jnp.where(alive, metrics["loss"], jnp.nan)}
 
-    def body(constants, carry, row):
+    def body(constants, held, row):
         optimizer, data = constants
+        made, row = row
         batch = batch_of(data, row)
         over_seeds = jax.vmap(member_step, (None, 0, None if row is None else 0, None))
         over_all = jax.vmap(over_seeds, (0, 0, None, None))
-        held, told = over_all(optimizer, carry["members"], batch, carry["step"])
-        return {"members": held, "step": carry["step"] + 1}, told
-
-    def take(n):
-        return np.stack([order.take(n) for order in orders], axis=1) if orders else None
+        held, told = over_all(optimizer, held, batch, made)
+        return held, told
 
     total = epochs * per_epoch
-    bar = progress_bar(total, progress, f"sweep of {members * len(seeds)}")
+    take = counted(total, lambda n: np.stack([order.take(n) for order in orders], axis=1) if orders else None)
+    parts = []
 
     def watch(made, told, carry):
+        parts.append(told)
         losses = told["loss"][-1]
         finite = losses[np.isfinite(losses)]
         bar.set_postfix_str(
@@ -113,25 +113,23 @@ def sweep(
         bar.update(made)
 
     data = jax.tree.map(jnp.asarray, data)
-    try:
+    with progress_bar(total, progress, f"sweep of {members * len(seeds)}") as bar:
         rows = np.stack([order.epoch(0)[:SAMPLE] for order in orders]) if orders else None
         held, first = start_all(optimizer, jnp.asarray(seeds, jnp.uint32), data, rows)
-        carry, told, seconds = run_loop(
+        held, seconds, _ = run_loop(
             body,
-            lambda carry: jnp.all(carry["members"]["diverged_at"] >= 0),
+            lambda held: jnp.all(held["diverged_at"] >= 0),
             (optimizer, data),
-            {"members": held, "step": jnp.zeros((), jnp.int32)},
+            held,
+            take(1),
             take,
-            total,
             watch,
         )
-    finally:
-        bar.close()
-    diverged_at = np.asarray(carry["members"]["diverged_at"])
-    history = {name: np.moveaxis(x, 0, -1) for name, x in told.items()}
+    diverged_at = np.asarray(held["diverged_at"])
+    history = {name: np.moveaxis(x, 0, -1) for name, x in joined(parts).items()}
     losses = history["loss"]
     losses = losses.astype(np.promote_types(losses.dtype, np.float32))  # NumPy adds up bfloat16 in bfloat16
-    params = carry["members"]["state"].params
+    params = held["state"].params
     scores = jax.jit(jax.vmap(jax.vmap(evaluate)))(params) if evaluate else {}
     train_loss = losses[..., -per_epoch:].mean(axis=-1)
     return SweepResult(

@@ -48,6 +48,12 @@ def check_epochs(epochs: Any) -> None:
         raise ValueError(f"epochs is {epochs!r}, expected an integer of at least 1")
 
 
+def check_steps(name: str, steps: Any, of: str = "steps") -> None:
+    """Raises `ValueError` unless `steps` is a positive integer."""
+    if not isinstance(steps, int | np.integer) or isinstance(steps, bool) or steps < 1:
+        raise ValueError(f"{name} is {steps!r}, expected a number of {of} of at least 1")
+
+
 def seed_words(key: Any) -> list[int]:
     """The integers in a PRNG key, which seed NumPy's generators; the integer 7 stands for `jax.random.key(7)`."""
     if isinstance(key, int | np.integer) and not isinstance(key, bool) and key >= 0:
@@ -68,13 +74,13 @@ def batch_of(data: Tree, row: jax.Array | None) -> Tree:
 class Shuffled:
     """The order of the examples: each epoch a new permutation, which depends on the key and the epoch alone.
 
-    The examples left over when `batch_size` does not divide `size` are left out of that epoch; which these are changes
-    from epoch to epoch.
+    Where `batch_size` does not divide `size`, the examples left over are left out of that epoch, and which these are
+    changes from epoch to epoch; with `pad` they make a last batch, filled up with the first examples of the epoch.
     """
 
-    def __init__(self, size: int, batch_size: int, key: Any):
+    def __init__(self, size: int, batch_size: int, key: Any, *, pad: bool = False):
         self.size, self.batch_size = size, batch_size
-        self.steps_per_epoch = size // batch_size
+        self.steps_per_epoch = -(-size // batch_size) if pad else size // batch_size
         self._seed = seed_words(key)
         self._waiting, self._epochs = np.empty((0, batch_size), np.int32), 0
 
@@ -82,7 +88,7 @@ class Shuffled:
         """The examples of one epoch, as int32 of shape `(steps_per_epoch, batch_size)`."""
         # The length, as NumPy takes [5, 0] and [5] for the same seed.
         order = np.random.default_rng([len(self._seed), *self._seed, number]).permutation(self.size).astype(np.int32)
-        return order[: self.steps_per_epoch * self.batch_size].reshape(self.steps_per_epoch, self.batch_size)
+        return np.resize(order, (self.steps_per_epoch, self.batch_size))  # repeats the beginning, or cuts the end
 
     def skip(self, n: int) -> None:
         """Leaves out the next `n` steps, at no cost."""

@@ -15,7 +15,7 @@ from ..inspection import hyperparameters, replace
 from ..pytrees import as_arrays
 from ..tree import check_params, norm
 from .data import Shuffled, batch_of, check_data
-from .loop import run_loop
+from .loop import counted, joined, run_loop
 from .progress import progress_bar
 from .step import TrainState, step_function
 
@@ -129,7 +129,7 @@ def find_learning_rate(
 
     def body(constants, carry, row):
         rates, first, data = constants
-        batch = batch_of(data, row)
+        batch = batch_of(data, row[1])
         state, alive, losses = jax.vmap(train_step, (0, 0, 0, None))(rates, carry[0], carry[1], batch)
         start = loss_fn(first, batch)
         return (state, alive), {"losses": losses, "start": start[0] if has_aux else start}
@@ -137,19 +137,16 @@ def find_learning_rate(
     values = jnp.asarray(tried).astype(float)
     state = jax.jit(jax.vmap(lambda rate, params: TrainState.create(make(rate), params), (0, None)))(values, params)
     constants = values, jax.tree.map(jnp.asarray, params), jax.tree.map(jnp.asarray, data)
-    bar = progress_bar(steps, progress, f"find_learning_rate: {rates} rates")
-    try:
-        _, told, seconds = run_loop(
-            body,
-            lambda carry: ~carry[1].any(),
-            constants,
-            (state, jnp.ones(rates, bool)),
-            order.take if order else lambda n: None,
-            steps,
-            lambda made, told, carry: bar.update(made),
-        )
-    finally:
-        bar.close()
+    take, parts = counted(steps, order.take if order else lambda n: None), []
+    with progress_bar(steps, progress, f"find_learning_rate: {rates} rates") as bar:
+
+        def watch(made, told, carry):
+            parts.append(told)
+            bar.update(made)
+
+        held = (state, jnp.ones(rates, bool))
+        _, seconds, _ = run_loop(body, lambda held: ~held[1].any(), constants, held, take(1), take, watch)
+    told = joined(parts)
     return _judge(tried, told["losses"].astype(np.float64).T, told["start"].astype(np.float64), steps, seconds)
 
 

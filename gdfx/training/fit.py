@@ -2,67 +2,46 @@
 
 import operator
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, Literal, get_args
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..core import Tree, as_transformation
 from ..pytrees import as_arrays
-from .data import Shuffled, batch_of, check_data, check_epochs, seed_words
-from .loop import run_loop
+from .data import check_epochs, check_steps, seed_words
+from .evaluation import Evaluations
+from .interrupt import Interrupts
+from .loop import Executor, Loop, joined, run_loop
 from .progress import progress_bar
+from .result import FitResult, Report
 from .resume import Resumable, Store
-from .step import TrainState, step_function
+from .run import Run
+from .sources import Arrays, source_of
+from .step import TrainState, mean_of_real, step_function
 from .stopping import StoppingRule, check_rules, diverged
-
-_MESSAGES = {
-    "epochs": "all epochs were run",
-    "max_steps": "the largest number of steps was reached",
-    "wall_time": "the time was up",
-    "gradient_norm": "the norm of the gradients fell to the tolerance",
-    "target": "the loss reached the target",
-    "diverged": "the loss or its gradients were not finite, or too large: try a smaller learning rate",
-    "no_progress": "the loss no longer got smaller",
-}
-
-
-@dataclass(frozen=True, repr=False)
-class FitResult:
-    """What training ended with."""
-
-    params: Tree
-    opt_state: Tree
-    status: str  # the name of the rule that ended it, "a and b" for one of several parts, or "epochs"
-    steps: int  # steps made
-    history: dict[str, Any] = field(repr=False)  # one row a step: loss, grad_norm, and what the optimizer tells
-    seconds: dict[str, float]  # to "compile" and to "run"
-
-    @property
-    def message(self) -> str:
-        """The status as a sentence."""
-        why = " and ".join(_MESSAGES.get(name, f"the rule {name} held") for name in self.status.split(" and "))
-        return f"stopped after {self.steps} steps: {why}"
-
-    def __repr__(self) -> str:
-        return f"FitResult(status={self.status!r}, steps={self.steps}, loss={self.history['loss'][-1]:.6g})"
 
 
 def fit(
     loss_fn: Callable[..., Any],
     params: Tree,
     optimizer: Any,
-    data: Tree,
+    data: Any,
     *,
-    epochs: int,
+    epochs: int | None = None,
     batch_size: int | None = None,
+    last_batch: Literal["drop", "pad"] = "drop",
     key: Any = 0,
     stop: StoppingRule | tuple[StoppingRule, ...] = (),
     has_aux: bool = False,
+    evaluate: Callable[[Tree], dict[str, Any]] | None = None,
+    evaluate_every: int | None = None,
+    metric: str | None = None,
+    mode: Literal["min", "max"] = "min",
+    watch: Callable[[Report], Any] | Sequence[Callable[[Report], Any]] = (),
+    watch_every: int | None = None,
+    executor: Executor = "auto",
     progress: bool | None = None,
     checkpoint: Store = None,
     checkpoint_seconds: float = 60.0,
@@ -72,11 +51,24 @@ def fit(
     `data` is a pytree of arrays with one row an example; a batch is the same pytree with `batch_size` rows. With
     `batch_size=None` every step sees all of the data (gradient descent), with 1 a single example (stochastic gradient
     descent). Each epoch goes through the examples in a new order, without replacement, that `key` (a PRNG key or an
-    integer) determines; the rest that does not fill a batch is left out of that epoch.
+    integer) determines; the rest that does not fill a batch is left out of that epoch. The arrays are kept on the
+    device, where they fit. Or `data` is a list of batches, or any iterable of them that is no pytree, such as a data
+    loader: its own order counts, each time through is an epoch, and the next batches are read while the device works.
+
+    With `last_batch="pad"` no example is left out: `loss_fn` returns the loss of each example, of shape
+    `(batch_size,)`, and the step takes the mean of those which do not merely fill up the last batch.
 
     Training ends after `epochs`, or when `stop` holds, a rule or several of which any will do (see `gdfx.stopping`), or
-    when the loss or the gradients are not finite; `status` says which. `progress` shows a bar: by default where tqdm is
-    installed.
+    when the loss or the gradients are not finite, or after Ctrl-C or SIGTERM; `status` says which. With `epochs=None`
+    it goes on until `stop` holds or a data loader ends.
+
+    `evaluate(params)` returns scalars by name, before the training, after each epoch or `evaluate_every` steps, and at
+    the end; `gdfx.evaluator` makes one. It gets the params to be used, averaged where the optimizer keeps an average;
+    the best of them by `metric`, to be named where there are several, are kept. `watch`, a function or several, gets a
+    `Report` at the start, and then every `watch_every` steps, by default about each quarter of a second. It may return
+    an optimizer with other numbers to go on with: `report.optimizer.replace(learning_rate=0.01)`. `progress` shows a
+    bar: by default where tqdm is installed. `executor` is `"scan"` for many steps in one compiled call, `"loop"` for
+    one, by default what the backend runs faster; the numbers are the same.
 
     With `checkpoint`, a directory or a `gdfx.Checkpoints`, all that the run goes on from is saved every
     `checkpoint_seconds` and at the end. The same call made again resumes there by itself, and ends bit for bit where it
@@ -84,77 +76,91 @@ def fit(
     may be changed in between. A run that has diverged is not saved.
 
     Raises:
-        ValueError: the checkpoint is of another run; what differs is told, and nothing on the disk is changed.
+        TypeError, ValueError: an argument or what a function returned is not as expected; or the checkpoint is of
+            another run: what differs is told, and nothing on the disk is changed.
     """
     began = time.perf_counter()
-    size = check_data(data, batch_size)
-    check_epochs(epochs)
-    rule = reduce(operator.or_, (*check_rules(stop), diverged()))
-    optimizer = as_arrays(as_transformation(optimizer))
-    order = Shuffled(size, batch_size, key) if batch_size is not None else None
-    per_epoch = order.steps_per_epoch if order else 1
-    step = step_function(loss_fn, has_aux=has_aux)
-
-    def body(constants, carry, row):
-        optimizer, rule, data = constants
-        state, metrics = step(optimizer, carry["state"], batch_of(data, row["examples"]))
-        made = carry["step"] + 1
-        signals = {name: metrics[name].astype(float) for name in ("loss", "grad_norm")}
-        signals |= {"step": made.astype(float), "seconds": row["seconds"], "epoch_end": made % per_epoch == 0}
-        rule_state, over = rule.check(carry["rule"], signals)
-        return {"state": state, "rule": rule_state, "step": made, "over": over}, metrics
-
-    def take(n):
-        elapsed = np.full(n, time.perf_counter() - began, jnp.result_type(float))
-        return {"examples": order.take(n) if order else None, "seconds": elapsed}
-
-    def lost(carry):
-        return bool(carry["over"]) and "diverged" in rule.status(carry["rule"]).split(" and ")
-
-    carry = {
-        "state": TrainState.create(optimizer, params),
-        "rule": rule.init(),
-        "step": jnp.zeros((), jnp.int32),
-        "over": jnp.zeros((), bool),
-    }
-    constants = (optimizer, as_arrays(rule), jax.tree.map(jnp.asarray, data))
-    total = epochs * per_epoch
-    run = {"examples": size, "batch_size": batch_size, "key": seed_words(key), "stop": repr(rule)}
-    saved = Resumable(checkpoint, checkpoint_seconds, optimizer, run)
-    seconds = {"compile": 0.0, "run": 0.0}
-    bar = progress_bar(total, progress, "fit")
+    if epochs is not None:
+        check_epochs(epochs)
+    rules = check_rules(stop)
+    source = source_of(data, epochs=epochs, batch_size=batch_size, key=key, last_batch=last_batch)
+    if epochs is None and not rules and isinstance(source, Arrays):
+        raise ValueError("epochs is None, expected an integer of at least 1, or rules in `stop` that end the run")
+    if executor not in (names := get_args(Executor)):
+        raise ValueError(f"executor is {executor!r}, expected one of: {', '.join(names)}")
+    for name, steps in (("evaluate_every", evaluate_every), ("watch_every", watch_every)):
+        if steps is not None:
+            check_steps(name, steps)
+    if evaluate is None and evaluate_every is not None:
+        raise ValueError(f"evaluate_every is {evaluate_every}, but nothing is evaluated: pass evaluate=")
+    optimizer, rule = as_transformation(optimizer), reduce(operator.or_, (*rules, diverged()))
+    what = {"batch_size": batch_size, "last_batch": last_batch, "key": seed_words(key), "stop": repr(rule)}
+    what = {"examples": getattr(source, "size", None)} | what
+    steps = source.steps_per_epoch
+    interrupts = Interrupts()
+    saved = Resumable(checkpoint, checkpoint_seconds, what)
     try:
-        row = {"examples": order and jnp.zeros(order.batch_size, jnp.int32), "seconds": jnp.zeros((), float)}
-        found = saved.restore(carry, lambda: jax.eval_shape(body, constants, carry, row)[1])
-        if found is not None:
-            carry = found.state
-            if found.extra["run"]["stop"] != run["stop"]:
-                carry["over"] = jnp.zeros((), bool)
-            if order:
-                order.skip(saved.made)
-            began -= found.extra["seconds"]
-            bar.update(saved.made)
-
-        def watch(made, metrics, carry):
-            bar.set_postfix_str(f"loss {metrics['loss'][-1]:.4g}", refresh=False)
-            bar.update(made)
-            saved.record(made, metrics, carry, time.perf_counter() - began, keep=not lost(carry))
-
-        if saved.made < total and not carry["over"]:
-            carry, _, seconds = run_loop(
-                body, lambda carry: carry["over"], constants, carry, take, total - saved.made, watch
-            )
-            if not lost(carry):
-                saved.save(carry, time.perf_counter() - began)
-        history = saved.joined()
+        run = Run(
+            step_function(mean_of_real(loss_fn, has_aux) if source.masked else loss_fn, has_aux=has_aux),
+            optimizer,
+            source,
+            rule,
+            total=epochs * steps if epochs is not None and steps is not None else None,
+            evaluations=Evaluations(evaluate, metric, mode),
+            evaluate_every=evaluate_every,
+            watchers=_watchers(watch),
+            watch_every=watch_every,
+            saved=saved,
+            carry={
+                "state": TrainState.create(as_arrays(optimizer), params),
+                "rule": rule.init(),
+                "step": jnp.zeros((), jnp.int32),
+                "over": jnp.zeros((), bool),
+            },
+            clock=lambda: time.perf_counter() - began,
+            stop=lambda: interrupts.requested,
+        )
+        with interrupts, progress_bar(run.total, progress, "fit") as run.bar:
+            run.begin()
+            run.bar.update(run.made)
+            ended = Loop(run.carry, {"compile": 0.0, "run": 0.0}, "none")
+            rows = None if run.carry["over"] else run.take(1)
+            if rows is not None:
+                run.with_aux_like(rows)
+                ended = run_loop(
+                    run.body,
+                    lambda carry: carry["over"],
+                    run.constants,
+                    run.carry,
+                    rows,
+                    run.take,
+                    run.watch,
+                    executor=executor,
+                )
+                run.finish(interrupts.requested)
     finally:
-        bar.close()
         saved.close()
+    if run.carry["over"]:
+        status = rule.status(run.carry["rule"])
+    else:
+        status = "interrupted" if interrupts.requested else "epochs"
     return FitResult(
-        params=carry["state"].params,
-        opt_state=carry["state"].opt_state,
-        status=rule.status(carry["rule"]) if carry["over"] else "epochs",
-        steps=int(carry["step"]),
-        history=history,
-        seconds=seconds,
+        params=run.carry["state"].params,
+        opt_state=run.carry["state"].opt_state,
+        status=status,
+        steps=run.made,
+        history=joined(run.history),
+        seconds=ended.seconds,
+        evaluations=run.evaluations.arrays(),
+        best_params=run.evaluations.best_params,
+        best_step=run.evaluations.best_step,
+        executor=ended.executor,
     )
+
+
+def _watchers(watch: Any) -> tuple[Callable[[Report], Any], ...]:
+    watchers = tuple(watch) if isinstance(watch, list | tuple) else (watch,)
+    for watcher in watchers:
+        if not callable(watcher):
+            raise TypeError(f"watch holds {watcher!r}, expected functions that take a gdfx.Report")
+    return watchers

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,22 @@ from jax import lax
 
 from ..core import Tree
 
+Executor = Literal["auto", "scan", "loop"]
+
 BLOCK = 256
 """The most steps that one call makes."""
 SECONDS = 0.25
 """How long a call should take: short enough to watch the progress, long enough for calling to cost nothing."""
+BYTES = 2**26
+"""The most that the rows of one call take, where they are batches and not only the places of examples."""
+
+
+class Loop(NamedTuple):
+    """What a loop ended with."""
+
+    carry: Tree
+    seconds: dict[str, float]  # to "compile" and to "run"
+    executor: str  # "scan" or "loop"
 
 
 def run_loop(
@@ -22,43 +34,63 @@ def run_loop(
     halted: Callable[[Tree], jax.Array],
     constants: Tree,
     carry: Tree,
-    take: Callable[[int], Tree],
-    total: int,
-    watch: Callable[[int, Tree, Tree], None],
-) -> tuple[Tree, Tree, dict[str, float]]:
-    """Makes up to `total` steps `carry, out = body(constants, carry, row)`, until `halted(carry)`.
+    rows: Tree,
+    take: Callable[[int], Tree | None],
+    watch: Callable[[int, Tree, Tree], tuple[Tree, Tree, bool] | None],
+    *,
+    executor: Executor = "auto",
+) -> Loop:
+    """Makes steps `carry, out = body(constants, carry, row)`, until `halted(carry)` or there are no more rows.
 
-    `take(n)` gives the rows of the next `n` steps, stacked, in NumPy. `watch(n, outs, carry)` is told of `n` steps
-    made. Returns the last carry, what the steps put out, stacked, in NumPy, and the seconds it took to "compile" and to
-    "run". The carry is donated. The numbers do not depend on how many steps a call makes.
+    `rows` is the row of the first step, stacked, in NumPy, and `take(n)` gives those of up to the next `n` steps; None
+    for no more. It is called while the device makes the steps before. `watch(n, outs, carry)` is told of `n` steps made
+    and what they put out, stacked, in NumPy; it may return other constants and another carry to go on with, and whether
+    to stop. The carry is donated. The numbers do not depend on how many steps a call makes.
     """
-    block = min(BLOCK, total)
-    rows = take(1)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(rows))
+    block = int(np.clip(BYTES // max(size, 1), 1, BLOCK))
     started = time.perf_counter()
-    one_by_one, call = _compile(body, halted, block, constants, carry, rows)
+    one_by_one, call = _compile(body, halted, block, constants, carry, rows, executor)
     seconds = {"compile": time.perf_counter() - started, "run": 0.0}
 
-    outs, done, n = [], 0, 1
-    while True:
+    following, n, over = rows, 1, False
+    while following is not None and not over:
         started = time.perf_counter()
-        carry, out, made, over = call(constants, carry, *((rows,) if one_by_one else (_pad(rows, block), n)))
+        rows, length = following, len(jax.tree.leaves(following)[0])
+        carry, out, made, over = call(constants, carry, *((rows,) if one_by_one else (_pad(rows, block), length)))
+        following = take(n)  # while the device is at work
         made, over = int(made), bool(over)
         elapsed = time.perf_counter() - started
         seconds["run"] += elapsed
         # Cut in NumPy: a slice of a JAX array is a program of its own for each length.
-        outs.append(jax.tree.map(lambda o, made=made: np.asarray(o)[:made].copy(), out))
-        done += made
-        watch(made, outs[-1], carry)
-        if over or done == total:
-            break
-        fitting = 1 if one_by_one else max(1, min(8 * n, int(n * SECONDS / elapsed), block))
-        n = min(fitting, total - done)
-        rows = take(n)
-    return carry, jax.tree.map(lambda *parts: np.concatenate(parts), *outs), seconds
+        told = watch(made, jax.tree.map(lambda o, made=made: np.asarray(o)[:made].copy(), out), carry)
+        if told is not None:
+            constants, carry, over = told
+        if not one_by_one:
+            n = max(1, min(8 * length, int(length * SECONDS / elapsed), block))
+    return Loop(carry, seconds, "loop" if one_by_one else "scan")
+
+
+def counted(total: int, rows: Callable[[int], Tree]) -> Callable[[int], tuple[np.ndarray, Tree] | None]:
+    """For `take`: the numbers of the next steps, from 0, and `rows(n)`, up to `total` steps."""
+    made = 0
+
+    def take(n):
+        nonlocal made
+        n = min(n, total - made)
+        made += n
+        return (np.arange(made - n, made, dtype=np.int32), rows(n)) if n else None
+
+    return take
+
+
+def joined(parts: list[Tree]) -> Tree:
+    """What steps put out, of all parts together."""
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def _compile(
-    body: Any, halted: Any, block: int, constants: Tree, carry: Tree, rows: Tree
+    body: Any, halted: Any, block: int, constants: Tree, carry: Tree, rows: Tree, executor: Executor
 ) -> tuple[bool, Callable[..., Any]]:
     """Whether steps are called one by one, and the compiled call."""
 
@@ -84,13 +116,20 @@ def _compile(
         )
         return carry, outs, made, halted(carry)
 
-    traced = jax.jit(many, donate_argnums=1).trace(constants, carry, _pad(rows, block), 1)
-    # XLA runs convolutions about ten times slower inside of a loop than outside on CPU.
-    one_by_one = jax.default_backend() == "cpu" and "conv_general_dilated" in str(traced.jaxpr)
-    if one_by_one:
-        traced = jax.jit(one, donate_argnums=1).trace(constants, carry, rows)
-    return one_by_one, traced.lower().compile()
+    # Rows that lie on devices stay there as they are, whatever their sharding.
+    on_device = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(rows))
+    if executor == "scan" or (executor == "auto" and not on_device):
+        traced = jax.jit(many, donate_argnums=1).trace(constants, carry, _pad(rows, block), 1)
+        # XLA runs convolutions about ten times slower inside of a loop than outside on CPU.
+        slow = jax.default_backend() == "cpu" and "conv_general_dilated" in str(traced.jaxpr)
+        if executor == "scan" or not slow:
+            return False, traced.lower().compile()
+    return True, jax.jit(one, donate_argnums=1).trace(constants, carry, rows).lower().compile()
 
 
 def _pad(rows: Tree, length: int) -> Tree:
-    return jax.tree.map(lambda r: np.concatenate([r, np.zeros((length - len(r), *r.shape[1:]), r.dtype)]), rows)
+    def padded(r):
+        r = np.asarray(r)
+        return np.concatenate([r, np.zeros((length - len(r), *r.shape[1:]), r.dtype)])
+
+    return jax.tree.map(padded, rows)

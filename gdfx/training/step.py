@@ -112,6 +112,29 @@ def mean_value_and_grad(
     return (loss, aux), grads
 
 
+def mean_of_real(loss_fn: Callable[..., Any], has_aux: bool) -> Callable[..., Any]:
+    """The loss of `(batch, real)`: the mean over the real examples, where `loss_fn` gives the loss of each.
+
+    With None for `real`, all of them are.
+    """
+
+    def loss(params: Tree, batch: tuple[Tree, jax.Array | None]) -> Any:
+        examples, real = batch
+        out = loss_fn(params, examples)
+        losses, aux = out if has_aux else (out, None)
+        real = jnp.ones(len(jax.tree.leaves(examples)[0]), bool) if real is None else real
+        if jnp.shape(losses) != real.shape:
+            raise ValueError(
+                f'loss_fn returned shape {jnp.shape(losses)}, expected {real.shape}, as last_batch="pad": the loss of '
+                "each example, without .mean()"
+            )
+        losses = widen(losses)
+        mean = jnp.sum(jnp.where(real, losses, jnp.zeros_like(losses))) / jnp.sum(real).astype(losses.dtype)
+        return (mean, aux) if has_aux else mean
+
+    return loss
+
+
 def step_function(
     loss_fn: Callable[..., Any], *, has_aux: bool = False, accumulate: int = 1
 ) -> Callable[..., tuple[TrainState, Metrics]]:

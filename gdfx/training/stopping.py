@@ -1,13 +1,13 @@
 """When to stop: rules as pytrees, checked after each step inside the compiled program."""
 
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..core import Tree
-from ..pytrees import NonNegative, ScalarOrSchedule, Value, pytree
+from ..pytrees import NonNegative, ScalarOrSchedule, Value, pytree, static
 
 
 class StoppingRule(Value):
@@ -19,7 +19,8 @@ class StoppingRule(Value):
     Subclasses are `@pytree` classes, whose name becomes the status of the result. The signals are float scalars, of the
     dtype of the rule's numbers: `loss` and `grad_norm` from before the step; `step`, the number of steps made;
     `seconds`, the time since training began, as known at the start of the compiled call that makes the step; and the
-    bool `epoch_end`, true at the last step of an epoch. A loop of one's own gives those that its rules read.
+    bool `epoch_end`, true at the last step of an epoch. At steps after which the params are evaluated, also what that
+    gave, by its names. A loop of one's own gives those that its rules read.
     """
 
     def __post_init__(self):
@@ -35,6 +36,11 @@ class StoppingRule(Value):
     def check(self, state: Tree, signals: dict[str, jax.Array]) -> tuple[Tree, jax.Array]:
         """The next state, and whether to stop; may be traced."""
         raise NotImplementedError
+
+    def evaluations(self) -> frozenset[str]:
+        """The names of evaluations that the rule reads."""
+        metric = getattr(self, "metric", None)
+        return frozenset() if metric is None else frozenset({metric})
 
     def status(self, state: Tree) -> str:
         """The name of the rule, which held when `check` returned `state`; of a composed one, of the parts that held."""
@@ -71,6 +77,9 @@ class _Composed(StoppingRule):
 
     def init(self):
         return {"rules": [rule.init() for rule in self.rules], "held": jnp.zeros(len(self.rules), bool)}
+
+    def evaluations(self):
+        return frozenset().union(*(rule.evaluations() for rule in self.rules))
 
     def _checked(self, state: Tree, signals: dict[str, jax.Array]) -> Tree:
         checked = [rule.check(s, signals) for rule, s in zip(self.rules, state["rules"], strict=True)]
@@ -155,12 +164,24 @@ class gradient_norm(StoppingRule):
 
 @pytree
 class target(StoppingRule):
-    """Stops when the loss is at most `loss`."""
+    """Stops when the loss of a step, or with `metric` an evaluation of that name, is at most `value`.
 
-    loss: ScalarOrSchedule
+    With `mode="max"`, when it is at least that: `target(0.95, metric="val_accuracy", mode="max")`.
+    """
+
+    value: ScalarOrSchedule
+    metric: str | None = static(default=None)
+    mode: Literal["min", "max"] = static(default="min")
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_mode(self)
 
     def check(self, state, signals):
-        return state, signals["loss"] <= self.loss
+        found = signals.get(self.metric or "loss")
+        if found is None:
+            return state, jnp.zeros((), bool)
+        return state, found <= self.value if self.mode == "min" else found >= self.value
 
 
 @pytree
@@ -181,21 +202,31 @@ class diverged(StoppingRule):
 class no_progress(StoppingRule):
     """Stops when the mean loss of an epoch has not fallen by more than `min_delta` for `patience` epochs in a row.
 
-    With full batches an epoch is one step.
+    With full batches an epoch is one step. With `metric`, it is an evaluation of that name instead, for `patience`
+    evaluations in a row; `mode="max"` is for one that is to rise.
     """
 
     patience: NonNegative = 10
     min_delta: NonNegative = 0.0
+    metric: str | None = static(default=None)
+    mode: Literal["min", "max"] = static(default="min")
+
+    def __post_init__(self):
+        super().__post_init__()
+        _check_mode(self)
 
     def init(self):
         start = {"sum": 0.0, "steps": 0.0, "best": jnp.inf, "stale": 0.0}
         return {name: jnp.full((), value) for name, value in start.items()}
 
     def check(self, state, signals):
-        end = signals["epoch_end"]
-        total, steps = state["sum"] + signals["loss"], state["steps"] + 1
-        better = total / steps < state["best"] - self.min_delta
-        best = jnp.where(end & better, total / steps, state["best"])
+        if self.metric not in {None, *signals}:
+            return state, jnp.zeros((), bool)
+        end = signals["epoch_end"] if self.metric is None else jnp.ones((), bool)
+        total, steps = state["sum"] + signals[self.metric or "loss"], state["steps"] + 1
+        mean = total / steps if self.mode == "min" else -total / steps
+        better = mean < state["best"] - self.min_delta
+        best = jnp.where(end & better, mean, state["best"])
         stale = jnp.where(end, jnp.where(better, 0.0, state["stale"] + 1), state["stale"])
         kept = {
             "sum": jnp.where(end, 0.0, total),
@@ -206,6 +237,14 @@ class no_progress(StoppingRule):
         return kept, end & (stale >= self.patience)
 
 
+def _check_mode(rule: "target | no_progress") -> None:
+    name = type(rule).__name__
+    if rule.mode not in ("min", "max"):
+        raise ValueError(f'{name}: mode is {rule.mode!r}, expected "min" or "max"')
+    if rule.metric is not None and not isinstance(rule.metric, str):
+        raise TypeError(f"{name}: metric is {rule.metric!r}, expected the name of an evaluation")
+
+
 def check_rules(stop: Any) -> tuple[StoppingRule, ...]:
     """`stop`, one rule or several, as a tuple."""
     rules = tuple(stop) if isinstance(stop, tuple | list) else (stop,)
@@ -213,3 +252,9 @@ def check_rules(stop: Any) -> tuple[StoppingRule, ...]:
         if not isinstance(rule, StoppingRule):
             raise TypeError(f"stop holds {rule!r}, expected stopping rules such as gdfx.stopping.target(0.1)")
     return rules
+
+
+def signals_of(metrics: Any, step: Any, seconds: Any, epoch_end: Any) -> dict[str, jax.Array]:
+    """The signals that rules read, of one dtype wherever they come from."""
+    numbers = {"loss": metrics["loss"], "grad_norm": metrics["grad_norm"], "step": step, "seconds": seconds}
+    return {name: jnp.asarray(x).astype(float) for name, x in numbers.items()} | {"epoch_end": jnp.asarray(epoch_end)}

@@ -57,7 +57,7 @@ def batches(x: np.ndarray, y: np.ndarray, size: int, seed: int) -> Iterator[tupl
 
 def main() -> None:
     args = parse_args()
-    flowers = load_iris(return_X_y=True)[0]
+    flowers = np.asarray(load_iris(return_X_y=True)[0])
     flowers = ((flowers - flowers.mean(0)) / flowers.std(0)).astype(np.float32)
     x, y = flowers[:, [0, 2]], flowers[:, 3]
     minimum, (squares,), *_ = np.linalg.lstsq(x.astype(np.float64), y.astype(np.float64))

@@ -25,10 +25,10 @@ def transformer(
 
     `params["embedding"]`, `(vocabulary, width)`, is also the output layer; `params["layers"]` holds `query`, `key`,
     `value`, `output` `(depth, width, width)`, `up` `(depth, width, 4 * width)` and `down` `(depth, 4 * width, width)`,
-    stacked; and `params["norm"]["scale"]` is
-    `(width,)`. The other norms have no scale, which the kernels after them contain; there are no biases. For Muon the
-    kernels are `MuonDimensionNumbers(1, 2)`. They start normal with the standard deviation `1 / sqrt(inputs)`, `output`
-    and `down` with that over `sqrt(2 * depth)`, and the embedding with 0.02.
+    stacked; and `params["norm"]["scale"]` is `(width,)`. The other norms have no scale, which the kernels after them
+    contain; there are no biases. For Muon the kernels are `MuonDimensionNumbers(1, 2)`. They start normal with the
+    standard deviation `1 / sqrt(inputs)`, `output` and `down` with that over `sqrt(2 * depth)`, and the embedding with
+    0.02.
 
     Raises `ValueError` for sizes below 1 or a width that is no multiple of `2 * heads`, `TypeError` for a wrong type;
     `apply` raises them for tokens of a wrong shape or not of integers.

@@ -1,5 +1,6 @@
 """The loop around a step: many steps in one compiled call, or one call a step, whichever the backend runs faster."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -13,12 +14,12 @@ from ..core import Tree
 
 Executor = Literal["auto", "scan", "loop"]
 
-BLOCK = 256
+BLOCK = 2048
 """The most steps that one call makes."""
 SECONDS = 0.25
 """How long a call should take: short enough to watch the progress, long enough for calling to cost nothing."""
 BYTES = 2**26
-"""The most that the rows of one call take, where they are batches and not only the places of examples."""
+"""The most that the rows of one call, and what its steps put out, may take."""
 
 
 class Loop(NamedTuple):
@@ -47,10 +48,8 @@ def run_loop(
     and what they put out, stacked, in NumPy; it may return other constants and another carry to go on with, and whether
     to stop. The carry is donated. The numbers do not depend on how many steps a call makes.
     """
-    size = sum(leaf.nbytes for leaf in jax.tree.leaves(rows))
-    block = int(np.clip(BYTES // max(size, 1), 1, BLOCK))
     started = time.perf_counter()
-    one_by_one, call = _compile(body, halted, block, constants, carry, rows, executor)
+    one_by_one, block, call = _compile(body, halted, constants, carry, rows, executor)
     seconds = {"compile": time.perf_counter() - started, "run": 0.0}
 
     following, n, over = rows, 1, False
@@ -90,9 +89,9 @@ def joined(parts: list[Tree]) -> Tree:
 
 
 def _compile(
-    body: Any, halted: Any, block: int, constants: Tree, carry: Tree, rows: Tree, executor: Executor
-) -> tuple[bool, Callable[..., Any]]:
-    """Whether steps are called one by one, and the compiled call."""
+    body: Any, halted: Any, constants: Tree, carry: Tree, rows: Tree, executor: Executor
+) -> tuple[bool, int, Callable[..., Any]]:
+    """Whether steps are called one by one, how many one call makes at most, and the compiled call."""
 
     def row(rows, i):
         return jax.tree.map(lambda r: r[i], rows)
@@ -102,8 +101,6 @@ def _compile(
         return carry, jax.tree.map(lambda o: o[None], out), jnp.int32(1), halted(carry)
 
     def many(constants, carry, rows, n):
-        shapes = jax.eval_shape(body, constants, carry, row(rows, 0))[1]
-
         def step(held):
             i, carry, outs = held
             carry, out = body(constants, carry, row(rows, i))
@@ -119,12 +116,15 @@ def _compile(
     # Rows that lie on devices stay there as they are, whatever their sharding.
     on_device = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(rows))
     if executor == "scan" or (executor == "auto" and not on_device):
+        shapes = jax.eval_shape(body, constants, carry, jax.tree.map(lambda r: r[0], rows))[1]
+        sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves((rows, shapes))]
+        block = int(np.clip(BYTES // max(sum(sizes), 1), 1, BLOCK))
         traced = jax.jit(many, donate_argnums=1).trace(constants, carry, _pad(rows, block), 1)
         # XLA runs convolutions about ten times slower inside of a loop than outside on CPU.
         slow = jax.default_backend() == "cpu" and "conv_general_dilated" in str(traced.jaxpr)
         if executor == "scan" or not slow:
-            return False, traced.lower().compile()
-    return True, jax.jit(one, donate_argnums=1).trace(constants, carry, rows).lower().compile()
+            return False, block, traced.lower().compile()
+    return True, 1, jax.jit(one, donate_argnums=1).trace(constants, carry, rows).lower().compile()
 
 
 def _pad(rows: Tree, length: int) -> Tree:

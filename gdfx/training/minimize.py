@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from ..core import Tree, as_transformation
 from ..pytrees import as_arrays, pytree
@@ -31,7 +32,7 @@ class MinimizeResult:
     @property
     def status(self) -> str:
         """The name of the rule that held. Not under `jit` or `vmap`: ask the result outside, or one member of it."""
-        if isinstance(self.steps, jax.core.Tracer) or np.ndim(self.steps):
+        if isinstance(self.steps, Tracer) or np.ndim(self.steps):
             raise ValueError(
                 "status: the result is traced, or that of several members; outside of jit, take one of them: "
                 "jax.tree.map(lambda x: x[i], result).status"

@@ -316,6 +316,7 @@ CASES = [
         "scale_by_stddev",
         lambda: gdfx.scale_by_stddev(eps=1e-3),
         oracle=lambda: optax.scale_by_stddev(eps=1e-3),
+        float32_atol=3e-6,
         rtol=1e-4,
     ),
     Case("scale_by_rss", gdfx.scale_by_rss, oracle=optax.scale_by_rss),
@@ -648,6 +649,7 @@ CASES = [
         "scale_by_lion-refined",
         lambda: gdfx.scale_by_lion(mode="refined"),
         oracle=lambda: optax.scale_by_lion(mode="refined"),
+        float32_atol=3e-6,
     ),
     Case("scale_by_rprop", lambda: gdfx.scale_by_rprop(RATE), part_of="rprop"),
     # By layer, and with little memory

@@ -20,31 +20,13 @@ def array(x, dtype=None):
     return x.astype(jax.dtypes.canonicalize_dtype(x.dtype if dtype is None else dtype))
 
 
-# What is run once is better compiled fast than well: a third of the time. XLA's own simplifications stay.
-QUICK = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-
-
-@cache
-def _options():
-    """Those that this version of XLA has."""
-    known = {}
-    for name, value in QUICK.items():
-        try:
-            jax.jit(lambda: 0.0, compiler_options={name: value})()
-            known[name] = value
-        except jax.errors.JaxRuntimeError:
-            pass
-    return {"compiler_options": known}
-
-
 def jit(f, **options):
     """`jax.jit` whose results are NumPy's."""
-    outermost, within = jax.jit(f, **options, **_options()), jax.jit(f, **options)
+    jitted = jax.jit(f, **options)
 
     @wraps(f)
     def call(*args, **kwargs):
-        traced = any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves((args, kwargs)))
-        return on_host((within if traced else outermost)(*args, **kwargs))
+        return on_host(jitted(*args, **kwargs))
 
     return call
 

@@ -1,11 +1,20 @@
 """Set-up of every test: strict promotion, a compilation cache, reproducible random examples."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 # The environment counts only while it is read: at the first import of jax and of matplotlib.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# What is run once is better compiled fast than well: in half of the time or less. XLA's own simplifications stay.
+# `XLA_FLAGS= pytest` compiles as users do. A flag that jaxlib does not have would end the process.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_parallel_codegen_split_count=1"
+    + (" --xla_cpu_use_fusion_emitters=false" if version("jaxlib").startswith("0.10.") else ""),
+)
 
 import hypothesis
 import jax

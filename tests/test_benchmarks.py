@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PEERS = {
-    "mlp_digits": {"jitted step, NumPy batches": 10},
+    "mlp_digits": {"jitted step, NumPy batches": 10, "jitted scan": None},
     "mlp_fashion": {"jitted scan": 0.97, "jitted step": 0.97, "PyTorch": 1.5},
-    "cnn_fashion": {"jitted scan": 0.97, "jitted step": 0.97, "PyTorch": 1.5},
+    "cnn_fashion": {"jitted scan": 0.97, "jitted step": 0.97, "PyTorch": None},
 }
 
 
@@ -50,7 +50,7 @@ def test_every_workload(tmp_path):
                 assert f"  {who:<28} skipped: {peer['skipped']}\n" in done.stdout
                 continue
             check_seconds(peer)
-            assert peer["target"] == targets[who]
+            assert peer.get("target") == targets[who]
             for kind in ("run", "total"):
                 assert peer["ratio"][kind]["median"] == pytest.approx(peer["median"][kind] / ours["median"][kind])
             assert peer["median"]["loss"] == pytest.approx(ours["median"]["loss"], abs=0.5)

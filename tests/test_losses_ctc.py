@@ -223,7 +223,7 @@ def test_what_is_padded_does_not_matter():
         filled = np.where(skip[..., None] == 1, fill, logits)
         got = both(filled, skip.astype(kind), np.where(absent == 1, odd, labels), absent.astype(kind))
         np.testing.assert_array_equal(got[0], loss)
-        np.testing.assert_array_equal(got[1], slope)
+        np.testing.assert_allclose(got[1], slope, rtol=1e-5)  # of other kinds, it is another program
 
 
 def test_rows_that_cannot_be_spelled():

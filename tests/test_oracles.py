@@ -66,8 +66,8 @@ def arrays(shape_tree, seed, scale):
     return params, jax.tree.map(lambda p: scale * rng.normal(size=(STEPS, *p.shape)), params)
 
 
-def trajectory(opt, params, grads, dtype, extra=None):
-    """The params after each step, in float64."""
+def trajectory(opt, params, grads, dtype, extra):
+    """The params after each step."""
     extra = extra if callable(extra) else lambda params, grads, given=extra: given or {}
 
     def step(carry, g):
@@ -79,18 +79,24 @@ def trajectory(opt, params, grads, dtype, extra=None):
         return (params, state), params
 
     params, grads = jax.tree.map(lambda x: jnp.asarray(x, dtype), (params, grads))
-    _, path = jax.jit(lambda p, g: jax.lax.scan(step, (p, opt.init(p)), g))(params, grads)
-    return [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(path)]
+    return jax.lax.scan(step, (params, opt.init(params)), grads)[1]
 
 
 def check(case, shape_tree, seed, scale):
     params, grads = arrays(shape_tree, seed, scale)
-    with jax.numpy_dtype_promotion("standard"):  # optax's are not strict
-        expected = trajectory(case.oracle(), params, grads, jnp.float64, case.extra)
-        wide = trajectory(case.make(), params, grads, jnp.float64, case.extra)
+    oracle, opt = case.oracle(), case.make()
+
+    @jax.jit  # one program compiles faster than three
+    def paths(params, grads):
+        expected = trajectory(oracle, params, grads, jnp.float64, case.extra)
+        wide = trajectory(opt, params, grads, jnp.float64, case.extra)
         # float32 against float64: optax's own float32 is further off for Adam, in whose 1 - b2**count it rounds b2.
-        narrow = trajectory(case.make(), params, grads, jnp.float32, case.extra)
-    for want, got64, got32 in zip(expected, wide, narrow, strict=True):
+        narrow = trajectory(opt, params, grads, jnp.float32, case.extra)
+        return expected, wide, narrow
+
+    with jax.numpy_dtype_promotion("standard"):  # optax's are not strict
+        leaves = [[np.asarray(x, np.float64) for x in jax.tree.leaves(path)] for path in paths(params, grads)]
+    for want, got64, got32 in zip(*leaves, strict=True):
         size = max(1.0, np.abs(want).max(initial=0))
         np.testing.assert_allclose(got64 / size, want / size, rtol=0, atol=case.oracle_atol)
         np.testing.assert_allclose(got32 / size, want / size, rtol=0, atol=max(case.float32_atol, case.oracle_atol))

@@ -82,7 +82,7 @@ def check_against_optax(mine, theirs, name, steps=40):
     found, _ = run(mine, start, steps, LOSSES[name], searched)
     with jax.numpy_dtype_promotion("standard"):
         expected, _ = run(theirs, start, steps, LOSSES[name], searched)
-    trees_close(found[0], expected[0], rtol=1e-10)
+    trees_close(found[0], expected[0], rtol=1e-8)  # 40 steps along a curved valley magnify rounding
     # Where it has converged the learning rate is that of noise.
     moving = np.abs(np.diff(expected[0], axis=0)).max(axis=1) > 1e-6
     trees_close(found[1][0][1:][moving], expected[1][0][1:][moving], rtol=1e-8)

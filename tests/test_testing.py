@@ -272,7 +272,7 @@ class TooSmallForHalf(Link):
 
     def update(self, updates, state, params=None, **extra):
         small = lambda u: jnp.asarray(1e-8).astype(u.dtype)
-        return map_tree(lambda u: u / (jnp.abs(u) + small(u)), updates), state
+        return map_tree(lambda u: u / (jnp.abs(u).astype(u.dtype) + small(u)), updates), state
 
 
 @gdfx.pytree

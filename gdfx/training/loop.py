@@ -49,25 +49,23 @@ def run_loop(
     to stop. The carry is donated. The numbers do not depend on how many steps a call makes.
     """
     started = time.perf_counter()
-    one_by_one, block, call = _compile(body, halted, constants, carry, rows, executor)
+    kind, block, call = _compile(body, halted, constants, carry, rows, executor)
     seconds = {"compile": time.perf_counter() - started, "run": 0.0}
 
     following, n, over = rows, 1, False
     while following is not None and not over:
         started = time.perf_counter()
-        rows, length = following, len(jax.tree.leaves(following)[0])
-        carry, out, made, over = call(constants, carry, *((rows,) if one_by_one else (_pad(rows, block), length)))
+        length = len(jax.tree.leaves(following)[0])
+        carry, collect = call(constants, carry, following, length)
         following = take(n)  # while the device is at work
-        made, over = int(made), bool(over)
+        made, out, over = collect()
         elapsed = time.perf_counter() - started
         seconds["run"] += elapsed
-        # Cut in NumPy: a slice of a JAX array is a program of its own for each length.
-        told = watch(made, jax.tree.map(lambda o, made=made: np.asarray(o)[:made].copy(), out), carry)
+        told = watch(made, out, carry)
         if told is not None:
             constants, carry, over = told
-        if not one_by_one:
-            n = max(1, min(8 * length, int(length * SECONDS / elapsed), block))
-    return Loop(carry, seconds, "loop" if one_by_one else "scan")
+        n = max(1, min(8 * length, int(length * SECONDS / elapsed), block))
+    return Loop(carry, seconds, kind)
 
 
 def counted(total: int, rows: Callable[[int], Tree]) -> Callable[[int], tuple[np.ndarray, Tree] | None]:
@@ -90,15 +88,21 @@ def joined(parts: list[Tree]) -> Tree:
 
 def _compile(
     body: Any, halted: Any, constants: Tree, carry: Tree, rows: Tree, executor: Executor
-) -> tuple[bool, int, Callable[..., Any]]:
-    """Whether steps are called one by one, how many one call makes at most, and the compiled call."""
+) -> tuple[str, int, Callable[..., Any]]:
+    """The executor, how many steps one call makes at most, and the call.
+
+    This gives the next carry, and a function that waits for the steps: how many were made, what they put out, whether
+    they have halted.
+    """
 
     def row(rows, i):
         return jax.tree.map(lambda r: r[i], rows)
 
     def one(constants, carry, rows):
-        carry, out = body(constants, carry, row(rows, 0))
-        return carry, jax.tree.map(lambda o: o[None], out), jnp.int32(1), halted(carry)
+        # The next step is on its way before it is known that the last has halted: it then changes nothing.
+        new, out = body(constants, carry, row(rows, 0))
+        over = halted(carry)
+        return jax.tree.map(lambda old, new: jnp.where(over, old, new), carry, new), out, 1 - over.astype(jnp.int32)
 
     def many(constants, carry, rows, n):
         def step(held):
@@ -113,18 +117,47 @@ def _compile(
         )
         return carry, outs, made, halted(carry)
 
-    # Rows that lie on devices stay there as they are, whatever their sharding.
+    # Rows that lie on devices stay there as they are, whatever their sharding; each is a call of its own.
     on_device = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(rows))
+    shapes = jax.eval_shape(body, constants, carry, row(rows, 0))[1]
+    sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves((rows, shapes))]
+    block = int(np.clip(BYTES // max(sum(sizes), 1), 1, BLOCK))
     if executor == "scan" or (executor == "auto" and not on_device):
-        shapes = jax.eval_shape(body, constants, carry, jax.tree.map(lambda r: r[0], rows))[1]
-        sizes = [math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves((rows, shapes))]
-        block = int(np.clip(BYTES // max(sum(sizes), 1), 1, BLOCK))
         traced = jax.jit(many, donate_argnums=1).trace(constants, carry, _pad(rows, block), 1)
         # XLA runs convolutions about ten times slower inside of a loop than outside on CPU.
         slow = jax.default_backend() == "cpu" and "conv_general_dilated" in str(traced.jaxpr)
         if executor == "scan" or not slow:
-            return False, block, traced.lower().compile()
-    return True, 1, jax.jit(one, donate_argnums=1).trace(constants, carry, rows).lower().compile()
+            compiled = traced.lower().compile()
+
+            def scan(constants, carry, rows, n):
+                carry, outs, made, over = compiled(constants, carry, _pad(rows, block), n)
+                # Cut in NumPy: a slice of a JAX array is a program of its own for each length.
+                return carry, lambda: (int(made), _cut(outs, int(made)), bool(over))
+
+            return "scan", block, scan
+    step = jax.jit(one, donate_argnums=1).trace(constants, carry, rows).lower().compile()
+
+    def loop(constants, carry, rows, n):
+        outs, done = [], []
+        for i in range(n):
+            carry, out, made = step(
+                constants, carry, jax.tree.map(lambda r, i=i: r[i : i + 1], rows) if n > 1 else rows
+            )
+            outs.append(out)
+            done.append(made)
+        over = halted(carry)
+
+        def collect():
+            made = sum(map(int, done))
+            return made, jax.tree.map(lambda *os: np.stack([np.asarray(o) for o in os]), *outs[:made]), bool(over)
+
+        return carry, collect
+
+    return "loop", 1 if on_device else block, loop
+
+
+def _cut(outs: Tree, length: int) -> Tree:
+    return jax.tree.map(lambda o: np.asarray(o)[:length].copy(), outs)
 
 
 def _pad(rows: Tree, length: int) -> Tree:

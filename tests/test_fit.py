@@ -204,6 +204,21 @@ def test_batches_that_lie_on_several_devices(axis_type):
         assert {s.spec for s in seen} == {PartitionSpec("data", None)}
 
 
+@pytest.mark.parametrize("executor", ["scan", "loop"])
+def test_batches_are_read_while_the_device_works(executor):
+    events = []
+
+    def batches():
+        for i, batch in enumerate(cut(2)):
+            events.append(f"read {i}")
+            yield batch
+
+    watch = lambda report: events.append(f"made {report.step}")
+    fit(batches(), epochs=1, watch=watch, watch_every=1, executor=executor)
+    for i in range(1, 9):
+        assert events.index(f"read {i + 1}") < events.index(f"made {i}")
+
+
 def replaced(**leaves):
     return [*cut(10)[:1], {**cut(10)[1], **leaves}]
 
@@ -387,6 +402,20 @@ def test_numbers_of_the_optimizer_can_be_replaced(caplog):
         optimizer = ADAM if i < 8 else ADAM.replace(learning_rate=0.01, b1=0.5)
         state, _ = step(optimizer, state, jax.tree.map(lambda a, c=chosen: a[c], DATA))
     close(result.params, state.params)
+
+
+def test_numbers_of_a_schedule_can_be_replaced():
+    def halves(report):
+        rate = report.optimizer.learning_rate
+        return report.optimizer.replace(learning_rate=rate.replace(peak=rate.peak / 2)) if report.step == 2 else None
+
+    optimizer = gdfx.sgd(gdfx.warmup_cosine(0.4, warmup=0, total=1000))
+    result = fit(optimizer=optimizer, epochs=4, watch=halves, watch_every=2)
+    first = fit(optimizer=optimizer, epochs=2)
+    rest = by_hand([DATA] * 4, optimizer)[1]
+    np.testing.assert_array_equal(result.history["loss"][:2], first.history["loss"])
+    assert result.history["loss"][2] == pytest.approx(rest[2], rel=1e-5)
+    assert result.history["loss"][3] > rest[3] + 1e-3
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Cheap calls for tests: one program for a function where JAX would compile one for each operation in it."""
 
 from functools import cache, wraps
+from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,12 @@ def array(x, dtype=None):
         return jnp.asarray(x, dtype)
     x = np.asarray(x)
     return x.astype(jax.dtypes.canonicalize_dtype(x.dtype if dtype is None else dtype))
+
+
+# As users' programs are compiled, unlike the others here (see conftest.py): for what takes many steps.
+OPTIMIZED = {"xla_backend_optimization_level": 3, "xla_llvm_disable_expensive_passes": False}
+if version("jaxlib").startswith("0.10."):
+    OPTIMIZED["xla_cpu_use_fusion_emitters"] = True
 
 
 def jit(f, **options):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CASES
+from compiled import OPTIMIZED
 from sklearn.datasets import load_breast_cancer
 
 import gdfx
@@ -55,7 +56,7 @@ def losses(case, problem):
     extra = case.extra if isinstance(case.extra, dict) else {}
     extra = {name: value for name, value in extra.items() if name not in ("value", "grad", "value_fn")}
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=OPTIMIZED)
     def train(opt, params):
         step = lambda state, _: (update(opt, state, None, **extra)[0], None)
         state, _ = jax.lax.scan(step, gdfx.TrainState(params, opt.init(params)), length=steps)

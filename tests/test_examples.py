@@ -242,7 +242,7 @@ def test_help_shows_the_defaults(name, monkeypatch, capsys):
         load(name).main()
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    assert text.count("(default: ") == text.count("\n  --")
+    assert " ".join(text.split()).count("(default: ") == text.count("\n  --")
 
 
 @pytest.mark.parametrize("name", NAMES)

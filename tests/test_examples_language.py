@@ -13,7 +13,9 @@ def check(output, characters):
     found = re.search(r"^([\d,]+) characters, \d+ different ones; (\d+) steps$", output, re.MULTILINE)
     assert found is not None
     assert found[1] == f"{characters:,}"
-    assert f"stopped after {found[2]} steps: all epochs were run" in output
+    losses = dict(re.findall(r"^step +(\d+): ([\d.]+) bits per character$", output, re.MULTILINE))
+    assert next(iter(losses)) == "0"
+    assert [*losses][-1] == found[2]
     before, after = (float(loss) for loss in re.findall(r"^held-out loss ([\d.]+) bits", output, re.MULTILINE))
     assert 5 < before < 8
     assert 2 < after < 4.5

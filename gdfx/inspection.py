@@ -89,7 +89,7 @@ def _children(value: Any) -> dict[str, Any]:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f".{f.name}": getattr(value, f.name) for f in dataclasses.fields(value)}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return {f".{name}": getattr(value, name) for name in value._fields}  # pyright: ignore[reportAttributeAccessIssue]
+        return {f".{name}": getattr(value, name) for name in value._fields}  # pyright: ignore[reportAttributeAccessIssue]: a NamedTuple
     if isinstance(value, tuple | list):
         return {f"[{i}]": part for i, part in enumerate(value)}
     if isinstance(value, dict):

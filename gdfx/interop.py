@@ -175,7 +175,7 @@ def _slots(state: Any) -> dict[str, Any]:
 
 def _fields(state: Any) -> dict[str, Any]:
     if isinstance(state, tuple):
-        return {field: getattr(state, field) for field in state._fields}  # pyright: ignore[reportAttributeAccessIssue]
+        return {field: getattr(state, field) for field in state._fields}  # pyright: ignore[reportAttributeAccessIssue]: a NamedTuple
     return {f.name: getattr(state, f.name) for f in dataclasses.fields(state) if not f.metadata.get("static")}
 
 

@@ -72,7 +72,7 @@ def hypercube(tree: Tree, scale: Any = 1) -> Tree:
 def linf_ball(tree: Tree, scale: ArrayLike = 1) -> Tree:
     """The nearest tree whose elements have absolute values of at most `scale`."""
     _scale(scale, float)
-    return box(tree, -scale, scale)  # pyright: ignore[reportOperatorIssue]
+    return box(tree, -scale, scale)  # pyright: ignore[reportOperatorIssue]: numbers and arrays have a minus
 
 
 def l2_ball(tree: Tree, scale: ArrayLike = 1) -> Tree:

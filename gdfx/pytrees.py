@@ -85,7 +85,7 @@ def pytree(cls: C) -> C:
             setattr(cls, name, method)
     hints = get_type_hints(cls, include_extras=True)
     # These belong to Value; they are hidden from users.
-    cls._ranges, cls._optional, cls._lengths = {}, set(), {}  # pyright: ignore[reportAttributeAccessIssue]
+    cls._ranges, cls._optional, cls._lengths = {}, set(), {}  # pyright: ignore[reportAttributeAccessIssue]: its own, not inherited
     for f in fields(cls):
         hint = hints.get(f.name)
         for option in (hint,) if hasattr(hint, "__metadata__") else get_args(hint):
@@ -156,7 +156,7 @@ def _parts(value: Any) -> tuple[Any, ...]:
 def _dtypes(value: Any) -> tuple[Any, ...]:
     """The names of the dtypes in static fields: NumPy says that float64 is equal to None, and so do structures."""
     if isinstance(value, Value):
-        held = [getattr(value, f.name) for f in fields(value)]  # pyright: ignore[reportArgumentType]
+        held = [getattr(value, f.name) for f in fields(value)]  # pyright: ignore[reportArgumentType]: is a dataclass
         return tuple(x.name if isinstance(x, np.dtype) else _dtypes(x) for x in held)
     if isinstance(value, dict):
         return _dtypes(tuple(value[key] for key in sorted(value)))  # in which order JAX has them

@@ -99,7 +99,7 @@ def _names() -> dict[Any, str]:
 def _fields(cls: type) -> list[str]:
     if cls is Roles:
         return ["rows"]
-    return [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else list(cls._fields)  # pyright: ignore[reportAttributeAccessIssue]
+    return [f.name for f in dataclasses.fields(cls)] if dataclasses.is_dataclass(cls) else list(cls._fields)  # pyright: ignore[reportAttributeAccessIssue]: else a NamedTuple
 
 
 def _write(value: Any, path: str) -> Any:

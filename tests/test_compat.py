@@ -18,7 +18,7 @@ from gdfx.compat import optax as compat
 NAMESPACES = """
     assignment contrib experimental.aggregating losses microbatching perturbations projections schedules transforms tree
     tree_utils
-""".split()  # noqa: SIM905
+""".split()  # noqa: SIM905 - shorter than a list
 DEPRECATED = {"convex_kl_divergence", "inject_stateful_hyperparams", "optimistic_adam"}
 # Arguments that are other ones on purpose.
 DIFFERENT = {

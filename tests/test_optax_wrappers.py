@@ -126,7 +126,7 @@ def test_what_should_skip_returns():
     ):
         with pytest.raises(TypeError, match=f"accumulate: should_skip {told}"):
             gdfx.accumulate(gdfx.sgd(0.1), 2, should_skip=lambda *_, found=found: found).init(PARAMS)
-    assert skip_not_finite({}, 0, None)[0] == skip_large_updates({}, 0, None, 1.0)[0] == False  # noqa: E712
+    assert skip_not_finite({}, 0, None)[0] == skip_large_updates({}, 0, None, 1.0)[0] == False  # noqa: E712 - arrays
 
 
 def test_accumulator_dtype():

@@ -162,7 +162,7 @@ def _owner(transform: Any, path: tuple[Any, ...]) -> tuple[Any, Range | None]:
             node = getattr(node, name)
         elif isinstance(node, tuple | list | dict):
             # The type checker cannot know that the key goes with the kind of node.
-            node = node[getattr(key, "idx", getattr(key, "key", None))]  # pyright: ignore[reportArgumentType, reportCallIssue]
+            node = node[getattr(key, "idx", getattr(key, "key", None))]  # pyright: ignore[reportArgumentType, reportCallIssue]: a key of either kind
         else:
             break
     return owner, allowed

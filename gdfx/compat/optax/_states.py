@@ -106,4 +106,4 @@ _rename(ScaleByOptimisticGradientState, is_initial_step=lambda s: s.count == 0)
 _rename(ScaleBySimplifiedAdemamixState, t="count")
 _rename(ScheduleFreeState, step_count="count", max_lr="max_learning_rate")
 for _cls in [value for name, value in vars().items() if dataclasses.is_dataclass(value)]:
-    setattr(_cls, "_replace", dataclasses.replace)  # noqa: B010
+    setattr(_cls, "_replace", dataclasses.replace)  # noqa: B010 - the type checker knows no such attribute

@@ -23,7 +23,7 @@ warmup_constant_schedule = _schedules.warmup_constant
 warmup_exponential_decay_schedule = _schedules.warmup_exponential
 
 
-def WrappedSchedule(schedule_fn: Callable[..., Any]) -> Schedule:  # noqa: N802
+def WrappedSchedule(schedule_fn: Callable[..., Any]) -> Schedule:  # noqa: N802 - optax's name
     return from_function(schedule_fn)
 
 

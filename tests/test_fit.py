@@ -37,9 +37,13 @@ def fit(data=DATA, optimizer=ADAM, *, epochs=3, loss_fn=loss_fn, progress=False,
     return gdfx.fit(loss_fn, start(), optimizer, data, epochs=epochs, progress=progress, **options)
 
 
-def same(found, expected):
+def same(found, expected, tolerance=0):
     for name in ("params", "opt_state", "history", "evaluations", "best_params", "best_step"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(found, name), getattr(expected, name))
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance),
+            getattr(found, name),
+            getattr(expected, name),
+        )
     assert (found.status, found.steps) == (expected.status, expected.steps)
 
 
@@ -72,7 +76,8 @@ def test_executors_give_the_same_numbers(options):
         for executor in ("scan", "loop")
     )
     assert (scan.executor, loop.executor) == ("scan", "loop")
-    same(loop, scan)
+    # XLA fuses a step with the loop around it, which rounds differently, where it optimizes as it does for users.
+    same(loop, scan, tolerance=0 if "optimization_level=0" in os.environ["XLA_FLAGS"] else 1e-6)
     assert fit(loss_fn=loss, **options).executor == "scan"
 
 

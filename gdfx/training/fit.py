@@ -68,7 +68,8 @@ def fit(
     `Report` at the start, and then every `watch_every` steps, by default about each quarter of a second. It may return
     an optimizer with other numbers to go on with: `report.optimizer.replace(learning_rate=0.01)`. `progress` shows a
     bar: by default where tqdm is installed. `executor` is `"scan"` for many steps in one compiled call, `"loop"` for
-    one, by default what the backend runs faster; the numbers are the same.
+    one, by default what the backend runs faster; the numbers are the same, but for the rounding of a step that XLA
+    compiles together with the loop around it (on CPU within 1e-6 in float32).
 
     With `checkpoint`, a directory or a `gdfx.Checkpoints`, all that the run goes on from is saved every
     `checkpoint_seconds` and at the end. The same call made again resumes there by itself, and ends bit for bit where it

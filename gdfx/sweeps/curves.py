@@ -43,7 +43,7 @@ def plot_curves(result: SweepResult, name: str = "loss", *, ax: Any = None) -> A
             continue
         color, width = colors(i), 3 if i == best else 1
         alpha = 1.0 if i == best else 0.35 if status[i] == "diverged" else 0.7
-        if status[i] == "culled":
+        if status[i] in ("culled", "interrupted"):
             points = np.stack([at, curve], axis=1)
             fading = np.array([to_rgba(color)] * (len(curve) - 1)).reshape(-1, 4)
             fading[:, 3] = alpha * np.linspace(1, 0.2, len(fading))
@@ -52,7 +52,7 @@ def plot_curves(result: SweepResult, name: str = "loss", *, ax: Any = None) -> A
             ax.plot(at[-1], curve[-1], "o", color=color, alpha=0.6, markersize=3)
         else:
             ax.plot(at, curve, "-" if len(curve) > 1 else ".", color=color, alpha=alpha, linewidth=width)
-        if status[i] in ("finished", "culled"):
+        if status[i] in ("finished", "interrupted", "culled"):
             finished.append(curve)
     ax.autoscale_view()
     seen = np.concatenate(finished) if finished else np.array([np.nan])

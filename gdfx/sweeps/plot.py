@@ -10,7 +10,7 @@ from ..extras import new_figure, require
 from .curves import plot_curves, plot_lineage
 from .drawing import axes, finish, named, positions, steps, text, tick, wide
 from .export import write
-from .result import SweepResult, shown
+from .result import STATUSES, SweepResult, shown
 
 LABELS = 10
 """The most lines that a legend tells apart; where there would be more, members are drawn as points."""
@@ -46,8 +46,8 @@ def draw_sweep(result: SweepResult, path: Any = None) -> Any:
     figure = new_figure(path, figsize=(5.4 * columns, 4.2 * rows), layout="constrained")
     for i, panel in enumerate(panels):
         panel(figure.add_subplot(rows, columns, i + 1))
-    counts = [result.size]
-    counts += [f"{result.status.count(s)} {s}" for s in ("culled", "diverged", "failed") if s in result.status]
+    counts, status = [result.size], result.status
+    counts += [f"{status.count(name)} {name}" for name in STATUSES[1:] if name in status]
     figure.suptitle(", ".join(counts), fontsize="medium")
     return figure
 
@@ -88,9 +88,10 @@ def plot_metric(result: SweepResult, name: str | None = None, metric: str | None
             ax.fill_between(x[rows], low, mean[rows] + spread[rows], alpha=0.2, color=line.get_color(), linewidth=0)
         elif len(rows):
             ax.errorbar(x[rows], mean[rows], spread[rows] if len(result.seeds) > 1 else None, **style)
-    culled = drawn & (status == "culled")
-    if culled.any():
-        ax.plot(x[culled], mean[culled], "o", color="0.5", fillstyle="none", markersize=4, label="culled")
+    for halted in ("culled", "interrupted"):
+        rows = drawn & (status == halted)
+        if rows.any():
+            ax.plot(x[rows], mean[rows], "o", color="0.5", fillstyle="none", markersize=4, label=halted)
     lost = np.isfinite(x) & (status == "diverged")
     if lost.any():
         top = ax.get_xaxis_transform()  # x in data, y in fractions of the axis
@@ -139,7 +140,7 @@ def plot_heat_map(
         raise ValueError(f"plot_heat_map: {x} and {y} have no grid, expected one member for each pair of their values")
     ax, metric = axes(ax), metric or result.metric
     status = np.array(result.status)[cells]
-    good = np.isin(status, ("finished", "culled"))
+    good = np.isin(status, ("finished", "interrupted", "culled"))
     values = np.where(good, result.mean(metric)[cells], np.nan)
     values[~np.isfinite(values)] = np.nan
     log = wide(values)
@@ -147,7 +148,7 @@ def plot_heat_map(
     ax.figure.colorbar(image, ax=ax, label=named(metric))
     best = result.best_index
     for (row, column), i in np.ndenumerate(cells):
-        value, around = values[row, column], "({})" if status[row, column] == "culled" else "{}"
+        value, around = values[row, column], "({})" if status[row, column] != "finished" else "{}"
         if not np.isfinite(value):
             ax.plot(column, row, "x", color="tab:red")
         elif cells.size <= 64:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..core import GradientTransformation, Tree
 
-STATUSES = ("finished", "culled", "diverged", "failed")
+STATUSES = ("finished", "interrupted", "culled", "diverged", "failed")
 """How a member ended, in the order in which members are ranked."""
 LONG = 60
 """The most characters of a cell of the table."""
@@ -46,6 +46,8 @@ class SweepResult:
     lineage: list[dict[str, Any]] | None = None  # of a population: {"step", "member", "from", "values"} of each copy
     executor: str = ""  # what was chosen, and why
     seconds: dict[str, float] = field(default_factory=dict)
+    # Of shape (members,): steps made when the sweep was interrupted, -1 for who was done; None if all were.
+    interrupted_at: np.ndarray | None = None
 
     @property
     def varied(self) -> dict[str, np.ndarray]:
@@ -71,10 +73,11 @@ class SweepResult:
 
     @property
     def status(self) -> list[str]:
-        """How each member ended: `"finished"`, `"culled"`, `"diverged"` (with some seed) or `"failed"`."""
+        """How each ended: `"finished"`, `"interrupted"`, `"culled"`, `"diverged"` (with some seed) or `"failed"`."""
+        halted = np.where(self._interrupted_at >= 0, "interrupted", np.where(self.culled_at >= 0, "culled", "finished"))
         return [
-            "failed" if i in self.errors else "diverged" if d.any() else "culled" if c >= 0 else "finished"
-            for i, (d, c) in enumerate(zip(self.diverged, self.culled_at, strict=True))
+            "failed" if i in self.errors else "diverged" if self.diverged[i].any() else str(halted[i])
+            for i in range(len(self.points))
         ]
 
     def mean(self, name: str) -> np.ndarray:
@@ -94,26 +97,28 @@ class SweepResult:
     def order(self) -> np.ndarray:
         """The indices of the members, best first.
 
-        Those that finished come first, by the mean of the metric; then the culled, by how far they came and then the
-        metric; then those that diverged with some seed, and then those that failed. A mean that is not finite is worse
-        than any that is.
+        Those that finished come first, by the mean of the metric; then those that were interrupted, and then the
+        culled, by how far they came and then the metric; then those that diverged with some seed, and then those that
+        failed. A mean that is not finite is worse than any that is.
         """
         scores = self.mean(self.metric) * (1 if self.mode == "min" else -1)
         ended = np.array([STATUSES.index(status) for status in self.status])
-        far = np.where(ended == STATUSES.index("culled"), self.culled_at, 0)
+        far = np.maximum(self._interrupted_at, np.where(ended == STATUSES.index("culled"), self.culled_at, 0))
         return np.lexsort((np.where(np.isfinite(scores), scores, np.inf), -far, ended))
 
     @property
     def best_index(self) -> int | None:
-        """The first of the ranking, None if every member diverged or failed."""
+        """The first of the ranking, None if every member diverged, failed, or made no step before an interruption."""
         first = int(self.order[0])
-        return first if self.status[first] in ("finished", "culled") else None
+        if self._interrupted_at[first] == 0:
+            return None
+        return first if self.status[first] in ("finished", "interrupted", "culled") else None
 
     @property
     def best(self) -> Best:
         """The first of the ranking, with the params of its best seed.
 
-        Raises `RuntimeError` if every member diverged or failed.
+        Raises `RuntimeError` if there is none; see `best_index`.
         """
         index = self.best_index
         if index is None:
@@ -123,6 +128,8 @@ class SweepResult:
                 diverged = "failed"
             elif self.errors:
                 diverged = "diverged with some seed, or failed"
+            if (self._interrupted_at == 0).any():
+                raise RuntimeError("the sweep was interrupted before the first steps")
             raise RuntimeError(f"every member of the sweep {diverged}{why}")
         scores = self._of(self.metric)[index] * (1 if self.mode == "min" else -1)
         seed = int(np.where(np.isfinite(scores), scores, np.inf).argmin())
@@ -154,6 +161,8 @@ class SweepResult:
                 note.append("failed: " + (self.errors[i].strip().splitlines() or ["unknown"])[0])
             if d.any():
                 note.append(f"{d.sum()} of {d.size} diverged")
+            if self._interrupted_at[i] >= 0:
+                note.append(f"interrupted at {self._interrupted_at[i]}")
             if self.culled_at[i] >= 0:
                 note.append(f"culled at {self.culled_at[i]}")
         columns[unused("status", columns)] = [", ".join(note) for note in notes]
@@ -217,6 +226,10 @@ class SweepResult:
         from .export import to_pandas
 
         return to_pandas(self)
+
+    @property
+    def _interrupted_at(self) -> np.ndarray:
+        return np.full(len(self.points), -1) if self.interrupted_at is None else self.interrupted_at
 
     def _of(self, name: str) -> np.ndarray:
         if name not in self.metrics:

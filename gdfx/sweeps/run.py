@@ -1,5 +1,6 @@
 """Many training runs at once: `sweep`."""
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
@@ -10,12 +11,17 @@ import numpy as np
 
 from ..core import Tree
 from ..training.data import check_data, check_epochs, seed_words
+from ..training.interrupt import Interrupts
 from ..training.progress import progress_bar
+from ..training.resume import Store
 from .culling import CullingRule
-from .engine import Track, begin, leave, rungs, scores, train, workers
+from .engine import Track, begin, leave, rungs, train
+from .machine import Machine, together
 from .members import Members
+from .outcome import State
 from .plan import Group, plan
 from .result import SweepResult
+from .saved import SavedSweep
 
 Executor = Literal["auto", "vmap", "map", "loop"]
 
@@ -27,7 +33,7 @@ def sweep(
     data: Tree,
     *,
     epochs: int,
-    batch_size: int | None | Sequence[int | None] = None,
+    batch_size: int | Sequence[int | None] | None = None,
     seeds: int | Sequence[int] = 1,
     key: Any = 0,
     static: dict[str, Sequence[Any]] | None = None,
@@ -36,7 +42,10 @@ def sweep(
     mode: Literal["min", "max"] = "min",
     culling: CullingRule | None = None,
     executor: Executor = "auto",
+    memory: int | None = None,
     progress: bool | None = None,
+    checkpoint: Store = None,
+    checkpoint_seconds: float = 60.0,
 ) -> SweepResult:
     """Trains one model for each of `optimizers` and each seed, those that differ in numbers only as one program.
 
@@ -55,8 +64,22 @@ def sweep(
     one with the best mean of `metric`, `"train_loss"` or a name from `evaluate`, the `mode` being `"min"` or `"max"`.
 
     Members are trained in parts, one for each device, or core of a single CPU device. `executor` is `"vmap"`, all of a
-    part batched, `"map"`, one after another in the program, or `"loop"`, each run by itself; by default what the
-    backend runs faster, and the result says which and why.
+    part batched, `"map"`, one run after another, or `"loop"`, the same with a call for each step; by default what the
+    backend runs faster, and the result says which and why. A part has as many members as fit into `memory`, the bytes
+    of each device that may be taken: by default 80 % of those that a device says it has, or half of the free memory.
+    The processes of `jax.distributed`, each of which makes the same call, divide the parts and have the same result.
+
+    With `checkpoint`, a directory or a `gdfx.Checkpoints`, all that the sweep goes on from is saved every
+    `checkpoint_seconds`, whenever members are compared, and at the end. The same call made again resumes there by
+    itself, and ends, bit for bit on a CPU, where it would have ended. The results so far stand in the directory as
+    `results.csv`; the metrics of `evaluate` in it are of the last comparison. After Ctrl-C or SIGTERM the sweep is
+    saved, and its results so far are returned: members that were on their way are marked as interrupted. A sweep of
+    several processes cannot be saved.
+
+    Raises:
+        MemoryError: not one member fits into the memory.
+        TypeError, ValueError: an argument or what a function returned is not as expected; or the checkpoint is of
+            another sweep: what differs is told, and nothing on the disk is changed.
     """
     size = check_data(data, None)
     check_epochs(epochs)
@@ -66,7 +89,7 @@ def sweep(
         raise ValueError(f"executor is {executor!r}, expected one of: {', '.join(names)}")
     if culling is not None and not isinstance(culling, CullingRule):
         raise TypeError(f"culling is {culling!r}, expected a rule such as gdfx.halving()")
-    seeds = _seeds(seeds)
+    seeds, machine = _seeds(seeds), Machine.here(memory)
     groups, points = plan(loss_fn, init_fn, optimizers, evaluate, batch_size, static)
     for group in groups:
         check_data(data, group.batch_size)
@@ -77,131 +100,87 @@ def sweep(
     tracks = []
     for group in groups:
         members = Members(group, seeds, data, size, words, base)
-        tracks.append(Track(members, epochs * members.per_epoch, executor, "", np.arange(len(group.rows))))
-    return _Sweep(tracks, points, seeds, metric, mode, culling)(progress)
+        total = epochs * members.per_epoch
+        tracks.append(Track(members, total, executor, "", np.arange(len(group.rows)), machine))
+    what = {"examples": size, "key": [int(word) for word in words], "seeds": seeds, "metric": metric, "mode": mode}
+    saved = SavedSweep(checkpoint, checkpoint_seconds, what | {"culling": repr(culling), "executor": executor})
+    try:
+        return _Sweep(State(tracks, points, seeds, metric, mode), culling, saved)(progress)
+    finally:
+        saved.close()
 
 
 class _Sweep:
     """One call of `sweep`."""
 
-    def __init__(
-        self, tracks: list[Track], points: list[dict[str, Any]], seeds: list[int], metric: str, mode: str, culling: Any
-    ):
-        self.tracks, self.points, self.seeds = tracks, points, seeds
-        self.metric, self.mode, self.culling = metric, mode, culling
-        self.shape = len(points), len(seeds)
-        self.metrics: dict[str, np.ndarray] = {}
-        self.culled_at = np.full(len(points), -1)
-        self.errors: dict[int, str] = {}
+    def __init__(self, state: State, culling: CullingRule | None, saved: SavedSweep):
+        self.state, self.culling, self.saved = state, culling, saved
+        self.interrupts, self.stop = Interrupts(), False
 
     def __call__(self, progress: bool | None) -> SweepResult:
-        devices = workers()
-        total = sum(track.total * len(track.alive) for track in self.tracks)
-        stages = [*rungs(self.culling, self.tracks), 1.0]
-        compared: list[np.ndarray] = []  # at earlier rungs
-        with progress_bar(total, progress, f"sweep of {self.shape[0] * self.shape[1]}") as bar:
-            for track in self.tracks:
-                self._attempt(track, lambda track: begin(track))
-            for index, part in enumerate(stages):
-                for track in self.tracks:
-                    if track.error is None and len(track.alive):
-                        end = round(part * track.total)
-                        self._attempt(
-                            track, lambda t, end=end: train(t, end, devices, None, lambda n, made: bar.update(n * made))
-                        )
-                        self._score(track)
+        state, tracks = self.state, self.state.tracks
+        stages = [*rungs(self.culling, tracks), 1.0]
+        total = sum(track.total * len(track.alive) for track in tracks) * state.shape[1]
+        with self.interrupts, progress_bar(total, progress, f"sweep of {math.prod(state.shape)}") as bar:
+            for track in tracks:
+                self._attempt(track, begin)
+            self.saved.restore(state)
+            bar.update(sum(int(track.at.sum()) for track in state.going))
+            while state.stage < len(stages):
+                part = stages[state.stage]
+                for track in state.going:
+                    self._train(track, max(1, round(part * track.total)), bar)
+                if self.stop:
+                    self.saved.save(state)
+                    for track in state.going:
+                        if track.at.any():
+                            self._attempt(track, state.score)
+                    break
                 self._show(bar)
-                if part < 1:
-                    compared = self._cull(index, part, compared)
-        return self._result()
+                if part < 1 and self.culling is not None:
+                    self._cull(self.culling, part)
+                state.stage += 1
+                self.saved.save(state)
+        return state.result()
+
+    def _train(self, track: Track, end: int, bar: Any) -> None:
+        """Makes the steps of a track until `end`, with saves on the way; then scores it."""
+        watch = lambda runs, made: bar.update(runs * made)
+        pause = lambda: self.interrupts.requested or self.saved.due()
+        while track.error is None and len(track.alive) and track.made < end and not self.stop:
+            self._attempt(track, lambda track: train(track, end, watch, pause))
+            self.stop = any(together(self.interrupts.requested))
+            if self.saved.due() and not self.stop:
+                self.saved.save(self.state)
+        if track.error is None and len(track.alive) and track.made >= end:
+            self._attempt(track, self.state.score)
 
     def _attempt(self, track: Track, do: Callable[[Track], None]) -> None:
         """What goes wrong with one of several groups is told in the result, and the others go on."""
         try:
             do(track)
         except Exception as error:
-            if len(self.tracks) == 1:
+            if self.state.going == [track]:
                 raise
             track.error = f"{type(error).__name__}: {error}"
-            self.errors |= dict.fromkeys(map(int, track.members.group.rows), track.error)
+            self.state.errors |= dict.fromkeys(map(int, track.members.group.rows), track.error)
 
-    def _score(self, track: Track) -> None:
-        if track.error is None:
-            for name, values in scores(track).items():
-                self.metrics.setdefault(name, np.full(self.shape, np.nan))
-                self.metrics[name][track.members.group.rows[track.alive]] = values
-
-    def _means(self) -> np.ndarray:
-        """What members are compared by: lower is better; infinite where a seed diverged."""
-        sign = 1 if self.mode == "min" else -1
-        means = sign * self.metrics[self.metric].mean(axis=1)
-        for track in self.tracks:
-            if track.error is None:
-                lost = (track.carry["diverged_at"] >= 0).any(axis=1)
-                means[track.members.group.rows[track.alive[lost]]] = np.inf
-        return means
-
-    def _cull(self, index: int, part: float, compared: list[np.ndarray]) -> list[np.ndarray]:
-        alive = np.zeros(self.shape[0], bool)
-        for track in self.tracks:
-            if track.error is None:
-                alive[track.members.group.rows[track.alive]] = True
-        means = np.where(alive, self._means(), np.nan)
-        most = max(track.total for track in self.tracks)
-        keep = self.culling.keep(index, round(part * most), means, alive, compared)
-        for track in self.tracks:
-            if track.error is None:
-                rows = track.members.group.rows[track.alive]
-                self.culled_at[rows[~keep[rows]]] = track.made
-                leave(track, keep[rows])
-        return [*compared, means]
+    def _cull(self, rule: CullingRule, part: float) -> None:
+        state = self.state
+        alive = state.alive()
+        means = np.where(alive, state.means(), np.nan)
+        most = max(track.total for track in state.tracks)
+        keep = rule.keep(state.stage, round(part * most), means, alive, state.compared)
+        for track in state.going:
+            kept = keep[track.rows]
+            state.culled_at[track.rows[~kept]] = track.at.min(axis=1)[~kept]
+            leave(track, kept)
+        state.compared = [*state.compared, means]
 
     def _show(self, bar: Any) -> None:
-        alive = sum(len(track.alive) for track in self.tracks if track.error is None)
-        best = np.nanmin(self._means(), initial=np.inf) if self.metrics else np.inf
-        bar.set_postfix_str(f"{alive} members, best {self.metric} {abs(best):.4g}", refresh=False)
-
-    def _result(self) -> SweepResult:
-        steps = max(track.total for track in self.tracks)
-        history: dict[str, np.ndarray] = {}
-        optimizers, params = [None] * self.shape[0], [None] * self.shape[0]
-        diverged_at = np.full(self.shape, -1)
-        diverged = np.zeros(self.shape, bool)
-        for track in self.tracks:
-            group = track.members.group
-            for place, row in enumerate(group.rows):
-                optimizers[row] = group.member(place)
-            if track.error is not None:
-                continue
-            for name, values in track.history.items():
-                history.setdefault(name, np.full((*self.shape, steps), np.nan, values.dtype))
-                history[name][group.rows, :, : track.total] = values
-            held = {int(place): jax.tree.map(lambda x, i=i: x[i], track.carry) for i, place in enumerate(track.alive)}
-            for place, carry in (held | track.ended).items():
-                params[group.rows[place]] = carry["state"].params
-                diverged_at[group.rows[place]] = carry["diverged_at"]
-            losses = track.history["loss"]
-            first = losses[..., :1] if track.first is None else track.first
-            ended = self.metrics["train_loss"][group.rows]
-            diverged[group.rows] = (diverged_at[group.rows] >= 0) | ~(ended <= _limit(first))
-        seconds = {name: sum(track.members.seconds[name] for track in self.tracks) for name in ("compile", "run")}
-        reasons = dict.fromkeys(f"{track.how}: {track.why}" for track in self.tracks if track.error is None)
-        return SweepResult(
-            points=self.points,
-            optimizers=optimizers,
-            seeds=self.seeds,
-            params=params,
-            history=history,
-            metrics=self.metrics,
-            diverged=diverged,
-            diverged_at=diverged_at,
-            culled_at=self.culled_at,
-            errors=self.errors,
-            metric=self.metric,
-            mode=self.mode,
-            executor="; ".join(reasons),
-            seconds=seconds,
-        )
+        best = np.nanmin(self.state.means(), initial=np.inf)
+        text = f"{self.state.alive().sum()} members, best {self.state.metric} {abs(best):.4g}"
+        bar.set_postfix_str(text, refresh=False)
 
 
 def _seeds(seeds: Any) -> list[int]:
@@ -213,18 +192,14 @@ def _seeds(seeds: Any) -> list[int]:
     return seeds
 
 
-def _limit(first: np.ndarray) -> np.ndarray:
-    """What a loss may be after training, given losses from before it: their mean, with room for chance and rounding."""
-    first = first.astype(np.float64)
-    with np.errstate(invalid="ignore"):  # losses that are not finite from the start
-        mean, error = first.mean(axis=-1), first.std(axis=-1) * np.sqrt(2 / first.shape[-1])
-        return mean + 3 * error + 1e-5 * np.abs(mean)
-
-
 def _check_metrics(group: Group, metric: str) -> None:
     """Raises before the training, not after it, for an `evaluate` or a `metric` that cannot be ranked by."""
     scores: Any = {}
     if group.evaluate is not None:
+        try:
+            jax.eval_shape(group.init_fn, jax.random.key(0))
+        except Exception:  # raised again as the training begins, or told in the result if others go on
+            return
         scores = jax.eval_shape(lambda: group.evaluate(group.init_fn(jax.random.key(0))))
     if not isinstance(scores, dict):
         raise TypeError(f"evaluate returned a {type(scores).__name__}, expected a dict of scalars by name")

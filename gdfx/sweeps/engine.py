@@ -13,6 +13,7 @@ from ..core import Tree
 from .culling import CullingRule
 from .machine import Machine, fitting, inherited, spread
 from .members import Members
+from .population import population as Population
 
 PART = 32
 """The most runs that are trained together on a CPU: more of them are no faster, and take more memory."""
@@ -31,6 +32,7 @@ class Track:
     optimizer: Tree = None  # of these
     carry: Tree = None  # of these: NumPy, of shape (alive, seeds, ...)
     at: Any = None  # of these: the steps that each run has made, of shape (alive, seeds)
+    since: Any = None  # of these: the step at which each was copied last, 0 if never, of shape (alive,)
     first: np.ndarray | None = None  # losses before training
     error: str | None = None
     history: dict[str, np.ndarray] = field(default_factory=dict)  # (members of the group, seeds, steps)
@@ -159,15 +161,20 @@ def begin(track: Track) -> None:
     carries = [carry for carry, _ in started]
     track.carry = jax.tree.map(lambda *xs: np.concatenate(xs)[: len(track.alive)].copy(), *carries)
     track.at = np.zeros((len(track.alive), len(track.members.seeds)), int)
+    track.since = np.zeros(len(track.alive), int)
     track.how, track.why = track.members.choose() if track.how == "auto" else (track.how, "as was asked for")
 
 
 def losses(track: Track) -> np.ndarray:
-    """The mean loss of each run's last epoch, of shape (alive, seeds); not-a-number where it has made no step."""
+    """The mean loss of each run's last epoch, of shape (alive, seeds); not-a-number where it has made no step.
+
+    Of a member that is a copy, those before it was made do not count.
+    """
     found = np.full(track.at.shape, np.nan)
     for (i, seed), made in np.ndenumerate(track.at):
         if made:
-            begin = max(0, made - track.members.per_epoch)
+            begin = made - track.members.per_epoch
+            begin = max(0, begin, track.since[i] if track.since[i] < made else 0)
             found[i, seed] = track.history["loss"][track.alive[i], seed, begin:made].mean()
     return found
 
@@ -194,11 +201,11 @@ def leave(track: Track, keep: np.ndarray) -> None:
     """Goes on with those members only, of the ones that went on, for which `keep` is true."""
     for i in np.flatnonzero(~keep):
         track.ended[int(track.alive[i])] = jax.tree.map(lambda x, i=i: x[i].copy(), track.carry)
-    track.alive, track.at = track.alive[keep], track.at[keep]
+    track.alive, track.at, track.since = track.alive[keep], track.at[keep], track.since[keep]
     track.optimizer, track.carry = (jax.tree.map(lambda x: x[keep], x) for x in (track.optimizer, track.carry))
 
 
-def rungs(rule: CullingRule | None, tracks: list[Track]) -> list[float]:
+def rungs(rule: CullingRule | Population | None, tracks: list[Track]) -> list[float]:
     """The parts of the run after which members are compared."""
     if rule is None:
         return []

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ..core import Tree
+from ..core import Tree, eval_params
 from .engine import Track, losses, scores
 from .result import SweepResult
 
@@ -85,8 +85,14 @@ class State:
                 history[name] = history.get(name, np.full((*self.shape, steps), np.nan)).astype(dtype)
                 history[name][group.rows, :, : track.total] = values
             held = {int(place): jax.tree.map(lambda x, i=i: x[i], track.carry) for i, place in enumerate(track.alive)}
-            for place, carry in (held | track.ended).items():
-                params[group.rows[place]] = carry["state"].params
+            ended_all = held | track.ended
+            places = np.array(sorted(ended_all))
+            states = jax.tree.map(lambda *xs: np.stack(xs), *(ended_all[i]["state"] for i in places))
+            optimizer = jax.tree.map(lambda x: x[places], group.optimizer)
+            over_seeds = jax.vmap(eval_params, (None, 0, 0))
+            used = jax.tree.map(np.asarray, jax.vmap(over_seeds)(optimizer, states.opt_state, states.params))
+            for i, (place, carry) in enumerate(sorted(ended_all.items())):
+                params[group.rows[place]] = jax.tree.map(lambda x, i=i: x[i], used)
                 diverged_at[group.rows[place]] = carry["diverged_at"]
             metrics["train_loss"][track.rows] = losses(track)
             if (short := track.at.min(axis=1) < track.total).any():

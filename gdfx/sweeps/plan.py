@@ -159,9 +159,11 @@ def _numbers(optimizer: Tree, members: int) -> list[dict[str, Any]]:
 
 
 def _different(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of each point what varies among those that have it."""
-    values: dict[str, set[str]] = {}
+    """Of each point what varies among those of one kind, and the kind where there are several."""
+    values: dict[tuple[str, str], set[str]] = {}
     for point in points:
         for name, value in point.items():
-            values.setdefault(name, set()).add(repr(value))
-    return [{name: value for name, value in point.items() if len(values[name]) > 1} for point in points]
+            kind = "" if name == "optimizer" else point["optimizer"]
+            values.setdefault((name, kind), set()).add(repr(value))
+    varied = {name for (name, _), found in values.items() if len(found) > 1}
+    return [{name: value for name, value in point.items() if name in varied} for point in points]

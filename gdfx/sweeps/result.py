@@ -142,6 +142,15 @@ class SweepResult:
             metrics={name: float(self.mean(name)[index]) for name in self.metrics},
         )
 
+    def replay(self, index: int | None = None) -> GradientTransformation:
+        """The optimizer with the schedules that a member of a population went through, the best by default.
+
+        See `gdfx.sweeps.population.replayed`.
+        """
+        from .population import replayed
+
+        return replayed(self, index)
+
     def cells(self) -> dict[str, list[str]]:
         """The columns of the table, in the order of the members: member, what was varied, metrics, status."""
         several, best = len(self.seeds) > 1, self.best_index

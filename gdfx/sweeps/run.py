@@ -20,6 +20,7 @@ from .machine import Machine, together
 from .members import Members
 from .outcome import State
 from .plan import Group, plan
+from .population import population as Population
 from .result import SweepResult
 from .saved import SavedSweep
 
@@ -41,6 +42,7 @@ def sweep(
     metric: str = "train_loss",
     mode: Literal["min", "max"] = "min",
     culling: CullingRule | None = None,
+    population: Population | None = None,
     executor: Executor = "auto",
     memory: int | None = None,
     progress: bool | None = None,
@@ -89,6 +91,10 @@ def sweep(
         raise ValueError(f"executor is {executor!r}, expected one of: {', '.join(names)}")
     if culling is not None and not isinstance(culling, CullingRule):
         raise TypeError(f"culling is {culling!r}, expected a rule such as gdfx.halving()")
+    if population is not None and not isinstance(population, Population):
+        raise TypeError(f"population is {population!r}, expected gdfx.population(...)")
+    if culling is not None and population is not None:
+        raise ValueError("sweep: culling and population are both given, expected one of them")
     seeds, machine = _seeds(seeds), Machine.here(memory)
     groups, points = plan(loss_fn, init_fn, optimizers, evaluate, batch_size, static)
     for group in groups:
@@ -103,9 +109,14 @@ def sweep(
         total = epochs * members.per_epoch
         tracks.append(Track(members, total, executor, "", np.arange(len(group.rows)), machine))
     what = {"examples": size, "key": [int(word) for word in words], "seeds": seeds, "metric": metric, "mode": mode}
-    saved = SavedSweep(checkpoint, checkpoint_seconds, what | {"culling": repr(culling), "executor": executor})
+    saved = SavedSweep(
+        checkpoint,
+        checkpoint_seconds,
+        what | {"culling": repr(culling), "population": repr(population), "executor": executor},
+    )
     try:
-        return _Sweep(State(tracks, points, seeds, metric, mode), culling, saved)(progress)
+        state = State(tracks, points, seeds, metric, mode, lineage=None if population is None else [])
+        return _Sweep(state, culling, population, saved)(progress)
     finally:
         saved.close()
 
@@ -113,13 +124,16 @@ def sweep(
 class _Sweep:
     """One call of `sweep`."""
 
-    def __init__(self, state: State, culling: CullingRule | None, saved: SavedSweep):
-        self.state, self.culling, self.saved = state, culling, saved
+    def __init__(self, state: State, culling: CullingRule | None, population: Population | None, saved: SavedSweep):
+        self.state, self.culling, self.population, self.saved = state, culling, population, saved
+        if population is not None:
+            batches = population.names([track.members.group.optimizer for track in state.tracks])
+            self.names = dict(zip(map(id, state.tracks), batches, strict=True))
         self.interrupts, self.stop = Interrupts(), False
 
     def __call__(self, progress: bool | None) -> SweepResult:
         state, tracks = self.state, self.state.tracks
-        stages = [*rungs(self.culling, tracks), 1.0]
+        stages = [*rungs(self.culling or self.population, tracks), 1.0]
         total = sum(track.total * len(track.alive) for track in tracks) * state.shape[1]
         with self.interrupts, progress_bar(total, progress, f"sweep of {math.prod(state.shape)}") as bar:
             for track in tracks:
@@ -139,6 +153,8 @@ class _Sweep:
                 self._show(bar)
                 if part < 1 and self.culling is not None:
                     self._cull(self.culling, part)
+                if part < 1 and self.population is not None:
+                    self._exploit(self.population)
                 state.stage += 1
                 self.saved.save(state)
         return state.result()
@@ -176,6 +192,17 @@ class _Sweep:
             state.culled_at[track.rows[~kept]] = track.at.min(axis=1)[~kept]
             leave(track, kept)
         state.compared = [*state.compared, means]
+
+    def _exploit(self, population: Population) -> None:
+        means = self.state.means()
+        for track in self.state.going:
+            track.optimizer, track.carry, copies = population.exploit(
+                self.state.stage, means[track.rows], track.optimizer, track.carry, self.names[id(track)]
+            )
+            for copy in copies:
+                track.since[copy["member"]] = track.made
+                places = {name: int(track.rows[copy[name]]) for name in ("member", "from")}
+                self.state.lineage.append({"step": track.made, **copy, **places})
 
     def _show(self, bar: Any) -> None:
         best = np.nanmin(self.state.means(), initial=np.inf)

@@ -139,6 +139,7 @@ def _pack_track(track: Track) -> dict[str, Any]:
     return {
         "alive": track.alive,
         "at": track.at,
+        "since": track.since,
         "how": track.how,
         "why": track.why,
         "error": track.error,
@@ -169,7 +170,7 @@ def _unpack_track(track: Track, held: dict[str, Any]) -> None:
     if track.carry is None or not held["carry"]:  # it could not even begin
         return
     structure = jax.tree.structure(track.carry)
-    track.alive, track.at = np.array(held["alive"]), np.array(held["at"])
+    track.alive, track.at, track.since = (np.array(held[name]) for name in ("alive", "at", "since"))
     track.optimizer = jax.tree.unflatten(jax.tree.structure(track.optimizer), map(np.array, held["optimizer"]))
     track.carry = jax.tree.unflatten(structure, map(np.array, held["carry"]))
     track.history = {name: np.array(values) for name, values in held["history"].items()}

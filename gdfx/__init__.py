@@ -136,6 +136,7 @@ from .sweeps.culling import (
     hyperband as hyperband,
     median_rule as median_rule,
 )
+from .sweeps.population import population as population
 from .sweeps.result import Best as Best, SweepResult as SweepResult
 from .sweeps.run import sweep as sweep
 from .sweeps.spaces import grid as grid, sample as sample, zipped as zipped

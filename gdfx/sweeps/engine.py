@@ -13,7 +13,7 @@ from ..core import Tree
 from .culling import CullingRule
 from .machine import Machine, fitting, inherited, spread
 from .members import Members
-from .population import population as Population
+from .population import population as Population  # noqa: N812 - as in run.py
 
 PART = 32
 """The most runs that are trained together on a CPU: more of them are no faster, and take more memory."""
@@ -54,7 +54,7 @@ def cut(count: int, parts: int, most: int) -> list[np.ndarray]:
 
     The last repeats its last place where the count does not divide, so that all are one program.
     """
-    size = min(-(-count // parts), most)
+    size = -(-count // (parts * -(-count // (parts * most))))
     pieces = [np.arange(begin, begin + size) for begin in range(0, count, size)]
     return [np.minimum(piece, count - 1) for piece in pieces]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..core import Tree, eval_params
 from ..training.data import Shuffled, batch_of
-from ..training.loop import Program, _memory, compile_loop, counted, joined, run_loop
+from ..training.loop import Program, compile_loop, counted, joined, memory_of, run_loop
 from ..training.step import TrainState, step_function
 from ..tree import norm
 from .plan import Group
@@ -161,7 +161,7 @@ class Members:
 
     def evaluation_memory(self, optimizer: Tree, carry: Tree, device: Any) -> int:
         """The bytes that a thread takes which evaluates these members, and what all have in common."""
-        return self.bytes + _memory(self._evaluation(optimizer, carry, device))
+        return self.bytes + memory_of(self._evaluation(optimizer, carry, device))
 
     def evaluate(self, optimizer: Tree, carry: Tree, device: Any) -> dict[str, np.ndarray]:
         """The scores of these members, each of shape (members, seeds)."""
@@ -201,8 +201,8 @@ class Members:
             return "loop", "runs one by one, as XLA on a CPU is slow at convolutions in loops and batches of models"
         flops = (traced.lower().cost_analysis() or {}).get("flops", 0.0)
         if flops > FLOPS:
-            return "map", f"members one after another, as a step has {flops:.2g} operations, above {FLOPS:.2g}"
-        return "vmap", f"members batched, as a step has {flops:.2g} operations, at most {FLOPS:.2g}"
+            return "map", f"members one after another, as a step has more than {FLOPS:.2g} operations"
+        return "vmap", f"members batched, as a step has at most {FLOPS:.2g} operations"
 
 
 def _put(tree: Tree, device: Any) -> Tree:

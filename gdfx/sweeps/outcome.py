@@ -85,14 +85,8 @@ class State:
                 history[name] = history.get(name, np.full((*self.shape, steps), np.nan)).astype(dtype)
                 history[name][group.rows, :, : track.total] = values
             held = {int(place): jax.tree.map(lambda x, i=i: x[i], track.carry) for i, place in enumerate(track.alive)}
-            ended_all = held | track.ended
-            places = np.array(sorted(ended_all))
-            states = jax.tree.map(lambda *xs: np.stack(xs), *(ended_all[i]["state"] for i in places))
-            optimizer = jax.tree.map(lambda x: x[places], group.optimizer)
-            over_seeds = jax.vmap(eval_params, (None, 0, 0))
-            used = jax.tree.map(np.asarray, jax.vmap(over_seeds)(optimizer, states.opt_state, states.params))
-            for i, (place, carry) in enumerate(sorted(ended_all.items())):
-                params[group.rows[place]] = jax.tree.map(lambda x, i=i: x[i], used)
+            for place, carry, used in _used(group.optimizer, held | track.ended):
+                params[group.rows[place]] = used
                 diverged_at[group.rows[place]] = carry["diverged_at"]
             metrics["train_loss"][track.rows] = losses(track)
             if (short := track.at.min(axis=1) < track.total).any():
@@ -129,6 +123,18 @@ class State:
         waiting = np.zeros((len(track.members.group.rows), len(self.seeds)), bool)
         waiting[track.alive] = track.at == 0
         return waiting
+
+
+def _used(optimizer: Tree, carries: dict[int, Tree]) -> list[tuple[int, Tree, Tree]]:
+    """Of the members at these places: the carry, and the params to be used, averaged where the optimizer does so."""
+    places = sorted(carries)
+    states = jax.tree.map(lambda *xs: np.stack(xs), *(carries[place]["state"] for place in places))
+    optimizer = jax.tree.map(lambda x: x[places], optimizer)
+    over_seeds = jax.vmap(eval_params, (None, 0, 0))
+    axis = 0 if jax.tree.leaves(optimizer) else None  # as an optimizer of optax has none
+    used = jax.vmap(over_seeds, (axis, 0, 0))(optimizer, states.opt_state, states.params)
+    used = jax.tree.map(np.asarray, used)
+    return [(place, carries[place], jax.tree.map(lambda x, i=i: x[i], used)) for i, place in enumerate(places)]
 
 
 def _limit(first: np.ndarray, steps: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from .machine import Machine, together
 from .members import Members
 from .outcome import State
 from .plan import Group, plan
-from .population import population as Population
+from .population import population as Population  # noqa: N812 - arguments have its name
 from .result import SweepResult
 from .saved import SavedSweep
 
@@ -153,6 +153,7 @@ class _Sweep:
                 self._show(bar)
                 if part < 1 and self.culling is not None:
                     self._cull(self.culling, part)
+                    bar.total = bar.n + sum((track.total - track.at).sum() for track in state.going)
                 if part < 1 and self.population is not None:
                     self._exploit(self.population)
                 state.stage += 1
@@ -194,7 +195,7 @@ class _Sweep:
         state.compared = [*state.compared, means]
 
     def _exploit(self, population: Population) -> None:
-        means = self.state.means()
+        means, lineage = self.state.means(), self.state.lineage or []
         for track in self.state.going:
             track.optimizer, track.carry, copies = population.exploit(
                 self.state.stage, means[track.rows], track.optimizer, track.carry, self.names[id(track)]
@@ -202,7 +203,8 @@ class _Sweep:
             for copy in copies:
                 track.since[copy["member"]] = track.made
                 places = {name: int(track.rows[copy[name]]) for name in ("member", "from")}
-                self.state.lineage.append({"step": track.made, **copy, **places})
+                lineage.append({"step": track.made, **copy, **places})
+        self.state.lineage = lineage
 
     def _show(self, bar: Any) -> None:
         best = np.nanmin(self.state.means(), initial=np.inf)
@@ -222,12 +224,12 @@ def _seeds(seeds: Any) -> list[int]:
 def _check_metrics(group: Group, metric: str) -> None:
     """Raises before the training, not after it, for an `evaluate` or a `metric` that cannot be ranked by."""
     scores: Any = {}
-    if group.evaluate is not None:
+    if (evaluate := group.evaluate) is not None:
         try:
             jax.eval_shape(group.init_fn, jax.random.key(0))
         except Exception:  # raised again as the training begins, or told in the result if others go on
             return
-        scores = jax.eval_shape(lambda: group.evaluate(group.init_fn(jax.random.key(0))))
+        scores = jax.eval_shape(lambda: evaluate(group.init_fn(jax.random.key(0))))
     if not isinstance(scores, dict):
         raise TypeError(f"evaluate returned a {type(scores).__name__}, expected a dict of scalars by name")
     for name, score in scores.items():

@@ -143,7 +143,7 @@ def compile_loop(
                 # Cut in NumPy: a slice of a JAX array is a program of its own for each length.
                 return carry, lambda: (int(made), _cut(outs, int(made)), bool(over))
 
-            return Program("scan", block, scan, time.perf_counter() - started, _memory(compiled))
+            return Program("scan", block, scan, time.perf_counter() - started, memory_of(compiled))
     step = jax.jit(one, donate_argnums=1).trace(constants, carry, rows).lower().compile()
 
     def loop(constants, carry, rows, n):
@@ -162,10 +162,10 @@ def compile_loop(
 
         return carry, collect
 
-    return Program("loop", 1 if on_device else block, loop, time.perf_counter() - started, _memory(step))
+    return Program("loop", 1 if on_device else block, loop, time.perf_counter() - started, memory_of(step))
 
 
-def _memory(compiled: Any) -> int:
+def memory_of(compiled: Any) -> int:
     """The bytes that a call takes, its arguments and results included."""
     told = compiled.memory_analysis()
     names = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")

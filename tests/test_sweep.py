@@ -995,3 +995,37 @@ def test_errors_come_before_the_training(options, error, message):
 def test_optimizers_that_are_no_batch(optimizers, error, message):
     with pytest.raises(error, match=message):
         sweep(optimizers)
+
+
+# Populations, and the params that are to be used.
+
+
+def test_a_population_revives_what_diverged_and_can_be_replayed():
+    optimizers = gdfx.grid(gdfx.adam, learning_rate=[1e-3, 0.1, 0.03, math.inf])
+    options = {"epochs": 6, "batch_size": 4}
+    result = sweep(optimizers, population=gdfx.population(every=6, quantile=0.25), **options)
+    assert result.status.count("finished") == 4
+    assert next(copy["step"] for copy in result.lineage if copy["member"] == 3) == 6
+    best = result.best
+    state, losses = alone(best.optimizer, **options)
+    since = max((copy["step"] for copy in result.lineage if copy["member"] == best.index), default=0)
+    np.testing.assert_allclose(result.history["loss"][best.index, 0, since:], losses[since:], rtol=1e-4)
+    close(best.params, state.params, rtol=1e-4)
+    assert gdfx.adam(0.1) == sweep(gdfx.adam(0.1), population=gdfx.population(every=6), **options).best.optimizer
+
+
+def test_populations_and_culling_do_not_mix():
+    with pytest.raises(ValueError, match="culling and population are both given"):
+        sweep(gdfx.adam(0.1), culling=gdfx.halving(), population=gdfx.population(every=2))
+    with pytest.raises(TypeError, match=r"population is 3, expected gdfx\.population"):
+        sweep(gdfx.adam(0.1), population=3)
+
+
+@pytest.mark.parametrize("culling", [None, gdfx.halving(2)], ids=repr)
+def test_the_params_are_those_that_were_evaluated(culling):
+    optimizers = [gdfx.grid(gdfx.schedule_free_adamw, learning_rate=[0.1, 0.3]), gdfx.adam(0.1)]
+    evaluate = lambda params: {"score": loss_fn(params, DATA)}
+    result = sweep(optimizers, evaluate=evaluate, metric="score", epochs=4, seeds=2, culling=culling)
+    for member, params in enumerate(result.params):
+        scores = [loss_fn(jax.tree.map(lambda p, j=j: p[j], params), DATA) for j in range(2)]
+        np.testing.assert_allclose(result.metrics["score"][member], scores, rtol=1e-5)

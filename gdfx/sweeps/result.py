@@ -134,7 +134,7 @@ class SweepResult:
         scores = self._of(self.metric)[index] * (1 if self.mode == "min" else -1)
         seed = int(np.where(np.isfinite(scores), scores, np.inf).argmin())
         return Best(
-            optimizer=self.optimizers[index],
+            optimizer=self.replay(index) if self.lineage else self.optimizers[index],
             point=self.points[index],
             params=jax.tree.map(lambda p: p[seed], self.params[index]),
             seed=self.seeds[seed],

@@ -129,9 +129,17 @@ from .solvers.lbfgs import lbfgs as lbfgs, scale_by_lbfgs as scale_by_lbfgs
 from .solvers.reuse import value_and_grad_from_state as value_and_grad_from_state
 from .solvers.zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 from .states import TransferReport as TransferReport, reset as reset, set_count as set_count, transfer as transfer
-from .sweeps.grid import grid as grid
+from .sweeps import distributions as distributions
+from .sweeps.culling import (
+    CullingRule as CullingRule,
+    halving as halving,
+    hyperband as hyperband,
+    median_rule as median_rule,
+)
+from .sweeps.population import population as population
 from .sweeps.result import Best as Best, SweepResult as SweepResult
 from .sweeps.run import sweep as sweep
+from .sweeps.spaces import grid as grid, sample as sample, zipped as zipped
 from .training import stopping as stopping
 from .training.checkpoints.checkpoint import Checkpoint as Checkpoint
 from .training.checkpoints.store import Checkpoints as Checkpoints

@@ -933,6 +933,8 @@ LAYERS = {
     "schedules.py": {"core", "pytrees", "curves"},
     "training": FOUNDATION
     | {"training", "extras", "inspection", "losses", "metrics", "models", "serialization", "wrappers"},
+    "sweeps": FOUNDATION
+    | {"sweeps", "training", "curves", "extras", "inspection", "schedules", "serialization", "wrappers"},
 }
 
 

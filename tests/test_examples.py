@@ -58,6 +58,10 @@ WRONG = [
     ("quickstart", "--nonesuch 1", "--nonesuch"),
     ("regression", "--data nonesuch", "--data"),
     ("regression", "--epochs 0", "--epochs"),
+    ("sweep_report", "--optimizers sgd", "--optimizers"),
+    ("sweep_report", "--members 0", "--members"),
+    ("sweep_report", "--steps 9", "--steps"),
+    ("sweep_report", "--output x.htm", "--output"),
     ("with_equinox", "--epochs 0", "--epochs"),
     ("with_flax", "--epochs 0", "--epochs"),
 ]
@@ -121,17 +125,17 @@ def test_lr_sweep(optimizer, tmp_path):
     flags = ["--optimizer", optimizer, "--rates", 4, "--seeds", 2, "--epochs", 3, "--output", picture]
     text = run("lr_sweep", *flags)
     header, line, *table = text.splitlines()[:6]
-    assert header.split() == ["learning_rate", "train_loss", "test_accuracy", "diverged"]
+    assert header.split() == ["member", "learning_rate", "train_loss", "test_accuracy", "status"]
     assert set(line) == {"-", " "}
-    assert [float(row.split()[0]) for row in table] == pytest.approx([1e-4, 4.642e-3, 0.2154, 10])
-
-    (starred,) = (row for row in table if row.endswith("*"))
+    rates = [float(row.split()[1]) for row in table]
+    assert sorted(rates) == pytest.approx([1e-4, 4.642e-3, 0.2154, 10], rel=1e-3)
+    assert [row.endswith("  best") for row in table] == [True, False, False, False]
     found = re.search(r"^best optimizer: (.*)$", text, re.MULTILINE)
     assert found is not None
     best = eval(found[1], dict(vars(gdfx)))
     assert type(best) is vars(gdfx)[optimizer]
     assert repr(best) == found[1]
-    assert best.learning_rate == pytest.approx(float(starred.split()[0]), rel=1e-3)
+    assert best.learning_rate == pytest.approx(rates[0], rel=1e-3)
 
     found = re.search(r"^its mean test accuracy: (.*)%$", text, re.MULTILINE)
     assert found is not None
@@ -175,6 +179,40 @@ def test_compare_optimizers(tmp_path):
 def test_compare_optimizers_has_them_all():
     for name in load("compare_optimizers").OPTIMIZERS.split():
         assert issubclass(getattr(gdfx, name), gdfx.Optimizer), name
+
+
+def test_sweep_report(tmp_path):
+    page = tmp_path / "x.html"
+    flags = ["--data", tmp_path, "--optimizers", "adamw", "lion", "--members", 2, "--steps", 90, "--output", page]
+    text = run("sweep_report", *flags)
+    told, header, _, first, *others = text.splitlines()[: 3 + 2 * 2]
+    assert told.startswith(f"{tmp_path} has no Fashion-MNIST")
+    names = header.split()
+    assert {"optimizer", "learning_rate", "weight_decay", "accuracy", "loss", "status"} <= set(names)
+    assert first.endswith("  best")
+    assert len([row for row in others if re.search(r"culled at [1-9]\d*$", row)]) == 3
+
+    found = re.search(r"^best optimizer: (.*)$", text, re.MULTILINE)
+    assert found is not None
+    best = eval(found[1], dict(vars(gdfx)))
+    assert repr(best) == found[1]
+    assert best.learning_rate == pytest.approx(float(first.split()[names.index("learning_rate")]), rel=1e-3)
+    assert 0 < best.weight_decay <= 1
+    found = re.search(r"^its accuracy on the test images: (.*)%$", text, re.MULTILINE)
+    assert found is not None
+    assert 60 < float(found[1]) <= 100
+    assert f"wrote {page}" in text
+    html = page.read_text(encoding="utf-8")
+    assert html.count("<tr") == 1 + 2 * 2
+    assert html.count("<svg") == 1
+
+
+def test_sweep_report_compares_eight():
+    names = load("sweep_report").NAMES
+    assert len(set(names)) == 8
+    for name in names:
+        optimizer = getattr(gdfx, name)(learning_rate=0.1, weight_decay=0.2)
+        assert type(optimizer).__name__ == name
 
 
 def test_gradient_descent(tmp_path):

@@ -110,7 +110,7 @@ def test_fit_and_sweep_take_optax():
     fitted = gdfx.fit(loss_of_batch, PARAMS, optax.adam(0.01), data, epochs=20, progress=False)
     trees_close(fitted.params, run(optax.adam(0.01)), rtol=1e-5)
     swept = gdfx.sweep(loss_of_batch, lambda key: PARAMS, optax.adam(0.01), data, epochs=20, progress=False)
-    trees_close(jax.tree.map(lambda p: p[0, 0], swept.params), run(optax.adam(0.01)), rtol=1e-5)
+    trees_close(jax.tree.map(lambda p: p[0], swept.params[0]), run(optax.adam(0.01)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", [lambda: gdfx.adam(0.01), lambda: optax.apply_if_finite(gdfx.adam(0.01), 3)])

@@ -15,7 +15,7 @@ from ..inspection import hyperparameters, replace
 from ..pytrees import as_arrays
 from ..tree import check_params, norm
 from .data import Shuffled, batch_of, check_data
-from .loop import counted, joined, run_loop
+from .loop import compile_loop, counted, joined, run_loop
 from .progress import progress_bar
 from .step import TrainState, step_function
 
@@ -145,7 +145,9 @@ def find_learning_rate(
             bar.update(made)
 
         held = (state, jnp.ones(rates, bool))
-        _, seconds, _ = run_loop(body, lambda held: ~held[1].any(), constants, held, take(1), take, watch)
+        rows = take(1)
+        program = compile_loop(body, lambda held: ~held[1].any(), constants, held, rows)
+        _, seconds, _ = run_loop(program, constants, held, rows, take, watch)
     told = joined(parts)
     return _judge(tried, told["losses"].astype(np.float64).T, told["start"].astype(np.float64), steps, seconds)
 

@@ -13,7 +13,7 @@ from ..pytrees import as_arrays
 from .data import check_epochs, check_steps, seed_words
 from .evaluation import Evaluations
 from .interrupt import Interrupts
-from .loop import Executor, Loop, joined, run_loop
+from .loop import Executor, Loop, compile_loop, joined, run_loop
 from .progress import progress_bar
 from .result import FitResult, Report
 from .resume import Resumable, Store
@@ -128,16 +128,10 @@ def fit(
             rows = None if run.carry["over"] else run.take(1)
             if rows is not None:
                 run.with_aux_like(rows)
-                ended = run_loop(
-                    run.body,
-                    lambda carry: carry["over"],
-                    run.constants,
-                    run.carry,
-                    rows,
-                    run.take,
-                    run.watch,
-                    executor=executor,
+                program = compile_loop(
+                    run.body, lambda carry: carry["over"], run.constants, run.carry, rows, executor=executor
                 )
+                ended = run_loop(program, run.constants, run.carry, rows, run.take, run.watch)
                 run.finish(interrupts.requested)
     finally:
         saved.close()

@@ -22,6 +22,16 @@ BYTES = 2**26
 """The most that the rows of one call, and what its steps put out, may take."""
 
 
+class Program(NamedTuple):
+    """A compiled loop; see `compile_loop`."""
+
+    executor: str  # "scan" or "loop"
+    block: int  # the most steps that one call makes
+    call: Callable[..., Any]
+    seconds: float  # that compiling took
+    memory: int  # bytes that a call needs; 0 where the backend does not tell
+
+
 class Loop(NamedTuple):
     """What a loop ended with."""
 
@@ -31,46 +41,38 @@ class Loop(NamedTuple):
 
 
 def run_loop(
-    body: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]],
-    halted: Callable[[Tree], jax.Array],
+    program: Program,
     constants: Tree,
     carry: Tree,
     rows: Tree,
     take: Callable[[int], Tree | None],
     watch: Callable[[int, Tree, Tree], tuple[Tree, Tree, bool] | None],
-    *,
-    executor: Executor = "auto",
 ) -> Loop:
-    """Makes steps `carry, out = body(constants, carry, row)`, until `halted(carry)` or there are no more rows.
+    """Makes the steps of `program`, until it has halted or there are no more rows.
 
     `rows` is the row of the first step, stacked, in NumPy, and `take(n)` gives those of up to the next `n` steps; None
     for no more. It is called while the device makes the steps before. `watch(n, outs, carry)` is told of `n` steps made
     and what they put out, stacked, in NumPy; it may return other constants and another carry to go on with, and whether
     to stop. The carry is donated. The numbers do not depend on how many steps a call makes.
     """
-    started = time.perf_counter()
-    kind, block, call = _compile(body, halted, constants, carry, rows, executor)
-    seconds = {"compile": time.perf_counter() - started, "run": 0.0}
-
-    following, n, over = rows, 1, False
+    seconds, following, n, over = 0.0, rows, 1, False
     while following is not None and not over:
         started = time.perf_counter()
         length = len(jax.tree.leaves(following)[0])
-        carry, collect = call(constants, carry, following, length)
+        carry, collect = program.call(constants, carry, following, length)
         following = take(n)  # while the device is at work
         made, out, over = collect()
         elapsed = time.perf_counter() - started
-        seconds["run"] += elapsed
+        seconds += elapsed
         told = watch(made, out, carry)
         if told is not None:
             constants, carry, over = told
-        n = max(1, min(8 * length, int(length * SECONDS / elapsed), block))
-    return Loop(carry, seconds, kind)
+        n = max(1, min(8 * length, int(length * SECONDS / elapsed), program.block))
+    return Loop(carry, {"compile": program.seconds, "run": seconds}, program.executor)
 
 
-def counted(total: int, rows: Callable[[int], Tree]) -> Callable[[int], tuple[np.ndarray, Tree] | None]:
-    """For `take`: the numbers of the next steps, from 0, and `rows(n)`, up to `total` steps."""
-    made = 0
+def counted(total: int, rows: Callable[[int], Tree], made: int = 0) -> Callable[[int], tuple[np.ndarray, Tree] | None]:
+    """For `take`: the numbers of the next steps, from `made`, and `rows(n)`, up to `total` steps."""
 
     def take(n):
         nonlocal made
@@ -86,14 +88,21 @@ def joined(parts: list[Tree]) -> Tree:
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
-def _compile(
-    body: Any, halted: Any, constants: Tree, carry: Tree, rows: Tree, executor: Executor
-) -> tuple[str, int, Callable[..., Any]]:
-    """The executor, how many steps one call makes at most, and the call.
+def compile_loop(
+    body: Callable[[Tree, Tree, Tree], tuple[Tree, Tree]],
+    halted: Callable[[Tree], jax.Array],
+    constants: Tree,
+    carry: Tree,
+    rows: Tree,
+    *,
+    executor: Executor = "auto",
+) -> Program:
+    """Compiles steps `carry, out = body(constants, carry, row)`, which are made until `halted(carry)`.
 
-    This gives the next carry, and a function that waits for the steps: how many were made, what they put out, whether
-    they have halted.
+    The call gives the next carry, and a function that waits for the steps: how many were made, what they put out,
+    whether they have halted.
     """
+    started = time.perf_counter()
 
     def row(rows, i):
         return jax.tree.map(lambda r: r[i], rows)
@@ -134,7 +143,7 @@ def _compile(
                 # Cut in NumPy: a slice of a JAX array is a program of its own for each length.
                 return carry, lambda: (int(made), _cut(outs, int(made)), bool(over))
 
-            return "scan", block, scan
+            return Program("scan", block, scan, time.perf_counter() - started, memory_of(compiled))
     step = jax.jit(one, donate_argnums=1).trace(constants, carry, rows).lower().compile()
 
     def loop(constants, carry, rows, n):
@@ -153,7 +162,15 @@ def _compile(
 
         return carry, collect
 
-    return "loop", 1 if on_device else block, loop
+    return Program("loop", 1 if on_device else block, loop, time.perf_counter() - started, memory_of(step))
+
+
+def memory_of(compiled: Any) -> int:
+    """The bytes that a call takes, its arguments and results included."""
+    told = compiled.memory_analysis()
+    names = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+    aliased = getattr(told, "alias_size_in_bytes", 0) or 0
+    return sum(getattr(told, name, 0) or 0 for name in names) - aliased
 
 
 def _cut(outs: Tree, length: int) -> Tree:

@@ -21,7 +21,7 @@ def progress_bar(total: int | None, show: bool | None, what: str) -> Any:
 
 
 class _Silent:
-    shown = False
+    shown, total, n = False, 0, 0
 
     def update(self, n: int) -> None: ...
     def set_postfix_str(self, text: str, refresh: bool = True) -> None: ...

@@ -39,9 +39,9 @@ class CullingRule:
 class halving(CullingRule):
     """Successive halving: at each rung the best of `factor` members go on, and the next comes `factor` times later.
 
-    The first rung comes after `first` steps; by default so that about one member makes all steps, or as early as there
-    is a step. After rung i there are floor(members / factor**(i + 1)) left, but never none. Of equals the earlier
-    member goes on. See https://arxiv.org/abs/1502.07943 and, for `factor`, https://arxiv.org/abs/1603.06560.
+    The first rung comes after `first` steps; by default there are three rungs, or as many as leave one member: before
+    a twenty-seventh of the run is made, who will be best can hardly be told. After rung i there are
+    floor(members / factor**(i + 1)) left, but never none. Of equals the earlier member goes on. See https://arxiv.org/abs/1502.07943 and, for `factor`, https://arxiv.org/abs/1603.06560.
     """
 
     factor: int = 3
@@ -57,7 +57,7 @@ class halving(CullingRule):
         # No float: math.log(243, 3) is less than 5.
         rounds = next(k for k in range(members + 1) if self.factor ** (k + 1) > members)
         if self.first is None:
-            steps = [total_steps // self.factor**k for k in range(rounds, 0, -1)]
+            steps = [total_steps // self.factor**k for k in range(min(rounds, 3), 0, -1)]
         else:
             steps = [self.first * self.factor**k for k in range(rounds)]
         cause = f"expected at least factor={self.factor} members, and a first rung before the end"

@@ -75,7 +75,7 @@ def train(
 
     if members.group.evaluate is not None:
         _compile_evaluation(track)
-    pieces, devices = _divided(track, 1 if alone else _most(track), need)
+    pieces, devices = _divided(track, _most(track), need)
     jobs = []
     for piece in pieces:
         for lane in [slice(j, j + 1) for j in range(seeds)] if alone else [slice(None)]:
@@ -120,6 +120,8 @@ def _part(track: Track, piece: np.ndarray, lane: slice = slice(None)) -> tuple[T
 
 def _most(track: Track) -> int:
     """The most members in a part: on other backends as many as fit."""
+    if track.how != "vmap":  # one program, however many go on
+        return 1
     return max(1, PART // len(track.members.seeds)) if jax.default_backend() == "cpu" else 2**20
 
 

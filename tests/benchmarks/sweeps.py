@@ -158,3 +158,58 @@ def sweep_members(setting: Setting) -> Workload:
         contestants=named,
         targets={name: 1 / 1.1 for name in named if name != GDFX},
     )
+
+
+@workload
+def sweep_halving(setting: Setting) -> Workload:
+    """Successive halving: a third of the time for a winner as good."""
+    task, source = _task(setting, 128, 100)
+    counts = (3, 3) if setting.quick else (27, 3)
+    optimizers = lambda: gdfx.grid(
+        gdfx.adamw,
+        learning_rate=np.geomspace(1e-4, 1, counts[0]),
+        weight_decay=np.geomspace(1e-4, 1e-2, counts[1]),
+    )
+    cut = len(task.x) * 2 // 3
+    data, held_out = (task.x[:cut], task.y[:cut]), (task.x[cut:], task.y[cut:])
+
+    def evaluate(params: Any) -> dict[str, jax.Array]:
+        x, y = held_out
+        return {"accuracy": (task.model.apply(params, x).argmax(-1) == y).mean()}
+
+    def start(**culling: Any) -> Callable[[], Repeat]:
+        def repeat() -> dict[str, float]:
+            loss_fn = lambda params, batch: task.loss_fn(params, batch)
+            began = time.perf_counter()
+            result = gdfx.sweep(
+                loss_fn,
+                task.model.init,
+                optimizers(),
+                data,
+                epochs=task.epochs,
+                batch_size=task.batch_size,
+                evaluate=evaluate,
+                metric="accuracy",
+                mode="max",
+                progress=False,
+                **culling,
+            )
+            total = time.perf_counter() - began
+            best = result.best.metrics["accuracy"]
+            return {
+                "run": total / len(result.points),
+                "compile": result.seconds["compile"],
+                "total": total,
+                "best": best,
+            }
+
+        return repeat
+
+    members = counts[0] * counts[1]
+    return Workload(
+        about=f"{members} settings of AdamW with successive halving, against all of them to the end",
+        unit="member",
+        sizes=task.sizes | {"members": members, "data": source},
+        contestants={GDFX: lambda: start(culling=gdfx.halving()), "without culling": start},
+        targets={"without culling": 3.0},
+    )

@@ -585,6 +585,20 @@ def test_a_loss_that_raises_for_one_setting():
             sweep(gdfx.sgd(jnp.array(RATES)), static=static, **given)
 
 
+def test_an_evaluation_that_raises_for_one_setting():
+    def evaluate(params, width):
+        if width == 3:
+            raise ArithmeticError("three is not allowed")
+        return {"size": jnp.abs(params["down"]).sum()}
+
+    given = {"loss_fn": wide_loss, "init_fn": wide_init, "evaluate": evaluate, "metric": "size"}
+    result = sweep(gdfx.sgd(0.1), static={"width": [2, 3]}, **given)
+    assert result.errors == {1: "ArithmeticError: three is not allowed"}
+    assert result.best.point["width"] == 2
+    with pytest.raises(ArithmeticError, match="three is not allowed"):
+        sweep(gdfx.sgd(0.1), static={"width": [3]}, **given)
+
+
 @pytest.mark.parametrize("evaluate", [None, lambda p: {"size": jnp.abs(p["down"]).sum()}])
 def test_a_model_that_cannot_be_made_for_one_setting(evaluate):
     def init(key, width):

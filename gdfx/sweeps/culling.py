@@ -41,7 +41,8 @@ class halving(CullingRule):
 
     The first rung comes after `first` steps; by default there are three rungs, or as many as leave one member: before
     a twenty-seventh of the run is made, who will be best can hardly be told. After rung i there are
-    floor(members / factor**(i + 1)) left, but never none. Of equals the earlier member goes on. See https://arxiv.org/abs/1502.07943 and, for `factor`, https://arxiv.org/abs/1603.06560.
+    floor(members / factor**(i + 1)) left, but never none. Of equals the earlier member goes on. See
+    https://arxiv.org/abs/1502.07943 and, for `factor`, https://arxiv.org/abs/1603.06560.
     """
 
     factor: int = 3

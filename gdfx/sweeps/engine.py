@@ -1,6 +1,7 @@
 """The run of a sweep: stages between rungs, in which parts of the members are trained side by side."""
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -99,7 +100,10 @@ def train(
 
         return members.advance(track.how, *_part(track, piece, lane), lane, made, end, told, device)
 
+    started, compiling = time.perf_counter(), members.seconds["compile"]
     done = spread(jobs, run, devices)
+    elapsed = time.perf_counter() - started
+    members.seconds["run"] += max(0.0, elapsed - (members.seconds["compile"] - compiling))
     for (piece, lane, made), ended in zip(jobs, done, strict=True):
         if ended is None:
             continue

@@ -104,7 +104,6 @@ class Members:
             return (constants, carry, True) if watch(made, outs) else None
 
         ended = run_loop(program, constants, carry, first, take, told)
-        self.seconds["run"] += ended.seconds["run"]
         return jax.tree.map(np.asarray, ended.carry), joined(parts)
 
     def memory(self, how: str, optimizer: Tree, carry: Tree, device: Any) -> int:

@@ -99,7 +99,7 @@ def sweep(
     groups, points = plan(loss_fn, init_fn, optimizers, evaluate, batch_size, static)
     for group in groups:
         check_data(data, group.batch_size)
-        _check_metrics(group, metric)
+    _check_metrics(groups, metric)
     words = seed_words(key)
     base = jax.random.key(key) if isinstance(key, int | np.integer) else key
     data = jax.tree.map(jnp.asarray, data)
@@ -221,15 +221,21 @@ def _seeds(seeds: Any) -> list[int]:
     return seeds
 
 
-def _check_metrics(group: Group, metric: str) -> None:
+def _check_metrics(groups: list[Group], metric: str) -> None:
     """Raises before the training, not after it, for an `evaluate` or a `metric` that cannot be ranked by."""
-    scores: Any = {}
-    if (evaluate := group.evaluate) is not None:
+    errors = []
+    for group in groups:
         try:
-            jax.eval_shape(group.init_fn, jax.random.key(0))
-        except Exception:  # raised again as the training begins, or told in the result if others go on
-            return
-        scores = jax.eval_shape(lambda: evaluate(group.init_fn(jax.random.key(0))))
+            scores = jax.eval_shape(lambda g=group: g.evaluate(g.init_fn(jax.random.key(0))) if g.evaluate else {})
+        except Exception as error:  # told in the result, if others go on
+            errors.append(error)
+        else:
+            _check_scores(scores, metric)
+    if len(errors) == len(groups):
+        raise errors[-1]
+
+
+def _check_scores(scores: Any, metric: str) -> None:
     if not isinstance(scores, dict):
         raise TypeError(f"evaluate returned a {type(scores).__name__}, expected a dict of scalars by name")
     for name, score in scores.items():

@@ -195,25 +195,9 @@ def stacked(members: list[Any]) -> Any:
 def batched(optimizers: Any) -> tuple[GradientTransformation, int]:
     """`optimizers` with one row a member in every hyperparameter, and the number of members.
 
-    Takes a batched optimizer, as from `grid` or `jax.vmap`, also where only some hyperparameters are batched; a list
-    of optimizers of one structure; or a single one.
+    Takes a batched optimizer, as from `grid` or `jax.vmap`, also where only some hyperparameters are batched, or a
+    single one.
     """
-    if isinstance(optimizers, list):
-        if not optimizers:
-            raise ValueError("sweep: the list of optimizers is empty, expected at least one")
-        several = [as_arrays(as_transformation(o)) for o in optimizers]
-        for path, leaf in jax.tree_util.tree_leaves_with_path(several):
-            if jnp.ndim(leaf):
-                raise ValueError(
-                    f"sweep: {jax.tree_util.keystr(path)} has shape {jnp.shape(leaf)}, expected a number: in a list "
-                    "each optimizer is one member"
-                )
-        for other in several[1:]:
-            if jax.tree.structure(other) != jax.tree.structure(several[0]):
-                raise ValueError(
-                    f"sweep: {optimizers[0]} and {other} differ in more than numbers: make one sweep for each kind"
-                )
-        return stacked(several), len(several)
     optimizer = as_arrays(as_transformation(optimizers))
     lengths = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(optimizer):

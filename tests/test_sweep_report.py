@@ -1,5 +1,6 @@
 """The report of a sweep: one page that is well formed, needs nothing from elsewhere, and whose table sorts."""
 
+import html
 import importlib
 import json
 import shutil
@@ -196,3 +197,43 @@ def test_the_table_of_the_page_sorts(page):
     losses = every_kind().mean("train_loss")
     assert [int(float(columns[1][i])) for i in order] == np.argsort(losses, kind="stable").tolist()
     assert headers[page.header.index("train_loss")] == "ascending"
+
+
+# The page, in a browser.
+
+PROBE = """<pre id="told"></pre><script>
+const told = { refused: [] };
+document.addEventListener("securitypolicyviolation", event => told.refused.push(event.blockedURI));
+window.addEventListener("load", () => {
+  const [table] = document.querySelectorAll("table");
+  const head = [...table.tHead.rows[0].cells].find(cell => cell.innerText.trim() === "train_loss");
+  const losses = () => [...table.tBodies[0].rows].map(row => row.cells[head.cellIndex].dataset.value);
+  told.orders = [0, 1].map(() => { head.querySelector("button").click(); return losses(); });
+  told.sorted = head.getAttribute("aria-sort");
+  told.plots = [...document.querySelectorAll("svg")].map(plot => plot.getBoundingClientRect().width);
+  told.wide = document.documentElement.scrollWidth > window.innerWidth;
+  document.getElementById("told").textContent = JSON.stringify(told);
+});
+</script>"""
+
+
+def test_a_browser_shows_and_sorts_it(tmp_path):
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+    browser = next(filter(None, map(shutil.which, names)), None)
+    if browser is None:
+        pytest.skip(f"needs a browser, one of: {', '.join(names)}")
+    result, path = every_kind(), tmp_path / "sweep.html"
+    result.report(path)
+    path.write_text(path.read_text(encoding="utf-8").replace("</body>", PROBE + "</body>"), encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'user'}", "--dump-dom"]
+    run = subprocess.run([browser, *flags, path.as_uri()], capture_output=True, encoding="utf-8", timeout=120)
+    told = json.loads(html.unescape(run.stdout.partition('<pre id="told">')[2].partition("</pre>")[0]))
+    assert told["refused"] == []
+    assert told["plots"]
+    assert min(told["plots"]) > 100
+    assert not told["wide"]
+    losses = [np.array([float(text) for text in order if text not in ("", "NaN")]) for order in told["orders"]]
+    assert len(losses[0]) > 2
+    assert (np.diff(losses[0]) >= 0).all()
+    assert (np.diff(losses[1]) <= 0).all()
+    assert told["sorted"] == "descending"

@@ -25,7 +25,7 @@ th button:focus-visible { outline: 2px solid #06c; outline-offset: -2px; }
 th[aria-sort=ascending] button::after { content: " \\25B2"; }
 th[aria-sort=descending] button::after { content: " \\25BC"; }
 td { padding: .3rem .7rem; border-top: 1px solid #eee; text-align: right; }
-td.text { text-align: left; overflow-wrap: anywhere; }
+td.text { text-align: left; white-space: nowrap; }
 tr.best td { background: #fff3dc; } tr.diverged td, tr.failed td { color: #a00; } tr.culled td { color: #666; }
 figure { margin: 0; overflow-x: auto; } svg { max-width: 100%; height: auto; }
 """

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from . import sweeps, training  # noqa: F401 - they register their workloads
+from . import sweeps, training, updates  # noqa: F401 - they register their workloads
 from .runner import GDFX, WORKLOADS, Setting, environment, measure
 
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "scikit-learn")
@@ -60,11 +60,11 @@ def table(name: str, record: dict[str, Any], *, verdicts: bool, times: bool) -> 
         if "skipped" in told:
             lines.append(f"  {who:<28} skipped: {told['skipped']}")
             continue
-        if who == GDFX:
-            cells, note = ["1"] * 3, ""
-        else:
-            cells = [_cell(told["ratio"][kind]) for kind in ("run", "compile", "total")]
-            note = _verdict(told) if verdicts else ""
+        ratios = told.get("ratio", {})
+        cells = ["1" if who == GDFX else _cell(ratios.get(kind)) for kind in ("run", "compile", "total")]
+        note = _verdicts(told) if verdicts else ""
+        if times and "bandwidth" in told["median"]:
+            note = f"{told['median']['bandwidth'] / 1e9:.0f} GB/s  {note}"
         if times:
             note = f"{told['median']['run'] * 1e6:.1f} us  {note}"
         lines.append(row(who, *cells, note).rstrip())
@@ -75,11 +75,20 @@ def _cell(ratio: dict[str, float] | None) -> str:
     return f"{ratio['median']:.2f} ({ratio['low']:.2f}-{ratio['high']:.2f})" if ratio else "-"
 
 
-def _verdict(told: dict[str, Any]) -> str:
-    if "target" not in told:
-        return ""
-    met = told["ratio"]["run"]["median"] >= told["target"]
-    return f"target {told['target']:g}: {'met' if met else 'MISSED'}"
+def _verdicts(told: dict[str, Any]) -> str:
+    """Of each target of a peer, and of each limit of gdfx, whether it was met; the ratio too where it has no column."""
+    notes, targets = [], told.get("target", {})
+    for kind, target in (targets if isinstance(targets, dict) else {"run": targets}).items():
+        ratio = told["ratio"].get(kind)
+        named = "" if kind == "run" else f"{kind} {_cell(ratio)}, "
+        met = "not measured" if not ratio else "met" if ratio["median"] >= target else "MISSED"
+        notes.append(f"{named}target {target:.3g}: {met}")
+    for kind, limit in told.get("limits", {}).items():
+        reached = told["median"].get(kind)
+        met = "not measured" if reached is None else "met" if reached <= limit else "MISSED"
+        value = "" if reached is None else f" {reached:.3g}"
+        notes.append(f"{kind}{value}, at most {limit:g}: {met}")
+    return "; ".join(notes)
 
 
 def write(path: Path, report: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The data of the workloads, in NumPy, so that every framework's process can read them."""
 
 import gzip
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,27 @@ def digits() -> tuple[np.ndarray, np.ndarray, str]:
         return rng.random((1797, 64), np.float32), rng.integers(0, 10, 1797, np.int32), "random"
     images, labels = map(np.asarray, load_digits(return_X_y=True))
     return (images / 16).astype(np.float32), labels.astype(np.int32), "scikit-learn's digits"
+
+
+def leaf_shapes(model: str, quick: bool) -> list[tuple[int, ...]]:
+    """The shapes of the params of `ten`, `thousand` or `gpt2`; with `quick` a few tiny ones of these kinds."""
+    if model == "ten":  # 20 million params
+        return [(20, 10) if quick else (2000, 1000)] * 10
+    if model == "thousand":  # 3500 params each
+        return [(5, 7), (35,)] * 10 if quick else [(50, 70), (3500,)] * 500
+    # GPT-2 small, 124 million params; its embedding is also its output layer.
+    width, depth, tokens, length = (8, 1, 50, 16) if quick else (768, 12, 50257, 1024)
+    norm = [(width,), (width,)]
+    attention = [(width, 3 * width), (3 * width,), (width, width), (width,)]
+    network = [(width, 4 * width), (4 * width,), (4 * width, width), (width,)]
+    return [(tokens, width), (length, width), *[*norm, *attention, *norm, *network] * depth, *norm]
+
+
+def normal(shapes: Sequence[Sequence[int]], seed: int) -> Iterator[np.ndarray]:
+    """Random numbers of these shapes, one after another, so that a caller need not hold them twice."""
+    rng = np.random.default_rng(seed)
+    for shape in shapes:
+        yield rng.standard_normal(shape, np.float32)
 
 
 def _idx(path: Path) -> np.ndarray:

@@ -24,7 +24,10 @@ GDFX = "gdfx"
 
 Repeat = Callable[[], dict[str, float]]
 """Runs a contestant once. Returns its seconds: "run", steady, for one unit of work; "compile", once, where it compiles;
-and "total", of a whole repetition from nothing. All results are blocked on."""
+and "total", of a whole repetition from nothing; and what else there is to record. All results are blocked on."""
+
+Targets = dict[str, float | dict[str, float]]
+"""By peer: the ratio to reach, of "run", or one for each kind that is named."""
 
 
 class Skipped(Exception):  # noqa: N818 - it is no error
@@ -48,7 +51,9 @@ class Workload:
     unit: str  # what one unit of work is
     sizes: dict[str, Any]  # of the task, and where its data are from, for the record
     contestants: dict[str, Callable[[], Repeat]]  # each builds what it can before the clock starts, or raises Skipped
-    targets: dict[str, float] = field(default_factory=dict)  # by peer: the ratio to reach
+    targets: Targets = field(default_factory=dict)
+    kinds: Sequence[str] = ("run", "compile", "total")  # what there are ratios of
+    limits: dict[str, float] = field(default_factory=dict)  # by kind: the most that it may be in gdfx itself
 
 
 WORKLOADS: dict[str, Callable[[Setting], Workload]] = {}
@@ -96,9 +101,12 @@ def measure(name: str, setting: Setting, repetitions: int) -> dict[str, Any]:
     for who in repeats:
         record = contestants[who]
         theirs = record["repetitions"]
-        record["median"] = {kind: float(np.median([r[kind] for r in theirs])) for kind in theirs[0]}
+        always = [kind for kind in theirs[0] if all(kind in seconds for seconds in theirs)]
+        record["median"] = {kind: float(np.median([seconds[kind] for seconds in theirs])) for kind in always}
         if who != GDFX:
-            record["ratio"] = {kind: _ratio(theirs, ours, kind) for kind in ("run", "compile", "total")}
+            record["ratio"] = {kind: _ratio(theirs, ours, kind) for kind in task.kinds}
+        elif task.limits:
+            record["limits"] = task.limits
         if who in task.targets:
             record["target"] = task.targets[who]
     return {"about": task.about, "unit": task.unit, "sizes": task.sizes, "contestants": contestants}
@@ -113,7 +121,7 @@ def _once(repeat: Repeat) -> dict[str, float]:
     gc.collect()
     _spent.clear()
     seconds = repeat()
-    return seconds | _spent
+    return _spent | seconds  # what a contestant timed itself leaves out what was around it
 
 
 def _ratio(theirs: list[dict[str, float]], ours: list[dict[str, float]], kind: str) -> dict[str, float] | None:

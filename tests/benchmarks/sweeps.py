@@ -164,6 +164,7 @@ def sweep_members(setting: Setting) -> Workload:
 def sweep_halving(setting: Setting) -> Workload:
     """Successive halving: a third of the time for a winner as good."""
     task, source = _task(setting, 128, 100)
+    epochs = 9 if setting.quick else task.epochs  # culling needs steps
     counts = (3, 3) if setting.quick else (27, 3)
     optimizers = lambda: gdfx.grid(
         gdfx.adamw,
@@ -177,7 +178,7 @@ def sweep_halving(setting: Setting) -> Workload:
         x, y = held_out
         return {"accuracy": (task.model.apply(params, x).argmax(-1) == y).mean()}
 
-    def start(**culling: Any) -> Callable[[], Repeat]:
+    def start(**culling: Any) -> Repeat:
         def repeat() -> dict[str, float]:
             loss_fn = lambda params, batch: task.loss_fn(params, batch)
             began = time.perf_counter()
@@ -186,7 +187,7 @@ def sweep_halving(setting: Setting) -> Workload:
                 task.model.init,
                 optimizers(),
                 data,
-                epochs=task.epochs,
+                epochs=epochs,
                 batch_size=task.batch_size,
                 evaluate=evaluate,
                 metric="accuracy",
@@ -209,7 +210,7 @@ def sweep_halving(setting: Setting) -> Workload:
     return Workload(
         about=f"{members} settings of AdamW with successive halving, against all of them to the end",
         unit="member",
-        sizes=task.sizes | {"members": members, "data": source},
+        sizes=task.sizes | {"epochs": epochs, "members": members, "data": source},
         contestants={GDFX: lambda: start(culling=gdfx.halving()), "without culling": start},
         targets={"without culling": 3.0},
     )

@@ -20,6 +20,7 @@ from .data import digits, fashion
 from .runner import GDFX, Repeat, Setting, Skipped, Subprocess, Workload, cores, workload
 
 NUMPY_STEP, STEP, SCAN, TORCH = "jitted step, NumPy batches", "jitted step", "jitted scan", "PyTorch"
+OWN_LOOP = "gdfx.make_step"
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,41 @@ def by_hand(task: Task, how: str) -> Callable[[], Repeat]:
     return start
 
 
+def own_loop(task: Task) -> Callable[[], Repeat]:
+    """A loop as one would write it with `gdfx.make_step`."""
+
+    def start() -> Repeat:
+        optimizer = getattr(gdfx, task.optimizer)(**task.options)
+        params, data = jax.block_until_ready((task.start(), jax.device_put((task.x, task.y))))
+
+        def loss_fn(params: Any, batch: Any) -> jax.Array:
+            rows, (x, y) = batch
+            return task.loss_fn(params, (x[rows], y[rows]))
+
+        def repeat() -> dict[str, float]:
+            rng = np.random.default_rng(0)
+            step, state = gdfx.make_step(lambda *args: loss_fn(*args)), gdfx.TrainState.create(optimizer, params)
+            jax.block_until_ready(state)
+            began = time.perf_counter()
+            jax.block_until_ready(step(optimizer, state, (order(task, rng)[0], data)))
+            compiled = time.perf_counter()
+            state, losses = jax.block_until_ready(gdfx.TrainState.create(optimizer, params)), []
+            started = time.perf_counter()
+            for _ in range(task.epochs):
+                for rows in order(task, rng):
+                    state, metrics = step(optimizer, state, (rows, data))
+                    losses.append(metrics["loss"])
+            jax.block_until_ready((state, losses))
+            running = time.perf_counter() - started
+            run = running / (task.epochs * task.steps)
+            compiling = compiled - began - run
+            return {"run": run, "compile": compiling, "total": compiling + running, "loss": float(losses[-1])}
+
+        return repeat
+
+    return start
+
+
 def order(task: Task, rng: np.random.Generator) -> np.ndarray:
     """The examples of each step of an epoch, a row a step."""
     order = rng.permutation(len(task.x)).astype(np.int32)
@@ -197,7 +233,7 @@ def mlp_fashion(setting: Setting) -> Workload:
         about="MLP 784-256-128-10 on Fashion-MNIST, batches of 128, adamw",
         unit="step",
         sizes=task.sizes | {"data": source},
-        contestants=contestants(task, setting, "mlp"),
+        contestants=contestants(task, setting, "mlp") | {OWN_LOOP: own_loop(task)},
         targets={SCAN: 0.97, STEP: 0.97, TORCH: 1.5},
     )
 
@@ -213,5 +249,23 @@ def cnn_fashion(setting: Setting) -> Workload:
         unit="step",
         sizes=task.sizes | {"data": source},
         contestants=contestants(task, setting, "cnn"),
+        targets={SCAN: 0.97, STEP: 0.97},
+    )
+
+
+@workload
+def transformer_random(setting: Setting) -> Workload:
+    """A small transformer, as of examples/language_model.py."""
+    windows, length, width, depth = (32, 8, 16, 1) if setting.quick else (1024, 64, 128, 4)
+    tokens = np.random.default_rng(0).integers(0, 96, (windows, length + 1), np.int32)
+    model = gdfx.models.transformer(96, width, depth, 2 if setting.quick else 4, length)
+    options = {"learning_rate": 1e-3, "weight_decay": 1e-4}
+    task = Task(model, tokens[:, :-1], tokens[:, 1:], 16, 1, "adamw", options)
+    hands = {SCAN: by_hand(task, SCAN), STEP: by_hand(task, STEP), OWN_LOOP: own_loop(task)}
+    return Workload(
+        about="transformer of 4 layers of 128 on random tokens, batches of 16 windows of 64, adamw",
+        unit="step",
+        sizes=task.sizes | {"data": "random"},
+        contestants={GDFX: fit(task)} | hands,
         targets={SCAN: 0.97, STEP: 0.97},
     )

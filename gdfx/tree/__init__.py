@@ -42,6 +42,7 @@ from .random import (
 )
 from .reductions import (
     allclose as allclose,
+    is_finite as is_finite,
     max as max,
     min as min,
     norm as norm,

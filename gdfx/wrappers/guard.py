@@ -9,7 +9,7 @@ from jax.extend.core import subjaxprs
 
 from ..core import Tree, increment
 from ..pytrees import Interval, NonNegative, Positive, as_arrays, pytree
-from ..tree import instances, norm, only_where
+from ..tree import instances, is_finite, norm, only_where
 from .wrapper import Wrapper
 
 SCALES = (2.0**-24, 2.0**24)
@@ -76,7 +76,7 @@ class guard(Wrapper):
         # XLA would write out all of the new state until it is known whether it is kept. Computed first only to see
         # whether it is finite, and then again, it is not; with opaque numbers, so that XLA does not see the sameness.
         new, inner = update(jax.lax.optimization_barrier(as_arrays(self.transform)) if twice else self.transform)
-        ok = finite & (size <= jnp.asarray(now.max_norm).astype(size.dtype)) & _all_finite(new)
+        ok = finite & (size <= jnp.asarray(now.max_norm).astype(size.dtype)) & is_finite(new)
         in_a_row = jnp.where(ok, jnp.zeros_like(state.in_a_row), increment(state.in_a_row))
         made = ok | (in_a_row.astype(float) > jnp.asarray(now.max_in_a_row).astype(float))
         with only_where(made) as selected:
@@ -106,10 +106,6 @@ def _primitives(jaxpr):
     for inner in subjaxprs(jaxpr):
         found |= _primitives(inner)
     return found
-
-
-def _all_finite(tree):
-    return jnp.all(jnp.stack([jnp.array(True), *(jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree))]))
 
 
 def _next_scale(now, scale, since, finite, ok):

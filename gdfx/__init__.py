@@ -1,20 +1,14 @@
 """gdfx: gradient descent in JAX, with optimizers that are values."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from . import (
-    aggregating as aggregating,
-    assignment as assignment,
     factors as factors,
-    interop as interop,
-    losses as losses,
     matrix as matrix,
-    microbatching as microbatching,
-    models as models,
     newton_schulz as newton_schulz,
     numerics as numerics,
-    perturbations as perturbations,
-    projections as projections,
     schedules as schedules,
-    testing as testing,
     tree as tree,
 )
 from .composition import (
@@ -129,31 +123,6 @@ from .solvers.lbfgs import lbfgs as lbfgs, scale_by_lbfgs as scale_by_lbfgs
 from .solvers.reuse import value_and_grad_from_state as value_and_grad_from_state
 from .solvers.zoom import scale_by_zoom_linesearch as scale_by_zoom_linesearch
 from .states import TransferReport as TransferReport, reset as reset, set_count as set_count, transfer as transfer
-from .sweeps import distributions as distributions
-from .sweeps.culling import (
-    CullingRule as CullingRule,
-    halving as halving,
-    hyperband as hyperband,
-    median_rule as median_rule,
-)
-from .sweeps.population import population as population
-from .sweeps.result import Best as Best, SweepResult as SweepResult
-from .sweeps.run import sweep as sweep
-from .sweeps.spaces import grid as grid, sample as sample, zipped as zipped
-from .training import stopping as stopping
-from .training.checkpoints.checkpoint import Checkpoint as Checkpoint
-from .training.checkpoints.store import Checkpoints as Checkpoints
-from .training.evaluation import evaluator as evaluator
-from .training.finder import LearningRateResult as LearningRateResult, find_learning_rate as find_learning_rate
-from .training.fit import fit as fit
-from .training.loggers import csv_logger as csv_logger, json_lines_logger as json_lines_logger
-from .training.minimize import MinimizeResult as MinimizeResult, minimize as minimize
-from .training.result import FitResult as FitResult, Report as Report
-from .training.step import (
-    TrainState as TrainState,
-    make_step as make_step,
-    step_function as step_function,
-)
 from .transforms.average import average_params as average_params, ema_params as ema_params
 from .transforms.basic import (
     apply_every as apply_every,
@@ -213,3 +182,21 @@ from .wrappers.schedule_free import (
     schedule_free_sgd as schedule_free_sgd,
 )
 from .wrappers.selective import selective_transform as selective_transform
+
+if TYPE_CHECKING:
+    from .later import *  # noqa: F403 - it says what it exports
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(f"module 'gdfx' has no attribute {name!r}")
+    later = import_module(".later", "gdfx")
+    try:
+        return getattr(later, name)
+    except AttributeError:
+        raise AttributeError(f"module 'gdfx' has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    later = import_module(".later", "gdfx")
+    return sorted(globals().keys() | {name for name in vars(later) if not name.startswith("_")})

@@ -83,7 +83,9 @@ def pytree(cls: C) -> C:
     for name, method in (("__eq__", _eq), ("__hash__", _hash), ("__repr__", _repr)):
         if getattr(cls, name) is getattr(object, name):
             setattr(cls, name, method)
-    hints = get_type_hints(cls, include_extras=True)
+    # Annotations are written as strings only by the choice of a module; to resolve them takes as long as all else here.
+    written = any(isinstance(f.type, str) for f in fields(cls))
+    hints = get_type_hints(cls, include_extras=True) if written else {f.name: f.type for f in fields(cls)}
     # These belong to Value; they are hidden from users.
     cls._ranges, cls._optional, cls._lengths = {}, set(), {}  # pyright: ignore[reportAttributeAccessIssue]: its own, not inherited
     for f in fields(cls):

@@ -50,7 +50,7 @@ class _Averaging(GradientTransformation):
 def _average(now, t, u, average, p):
     weight = now.weight(t)
     # Where the weight is 1 the average is what the params are, whatever it was before.
-    return u, jnp.where(weight < 1, average + weight * (p + u - average), p + u)
+    return None, jnp.where(weight < 1, average + weight * (p + u - average), p + u)
 
 
 @pytree

@@ -67,11 +67,17 @@ class add_decayed_weights(Stateless):
                 f"the mask of {self} has the structure {jax.tree.structure(mask)}, expected that of params, "
                 f"{jax.tree.structure(params)}, with a bool for each leaf"
             )
-        return jax.tree.map(self._decay_where, mask, updates, params)
+        chosen, structure = jax.tree.flatten(mask)
+        if not all(isinstance(x, bool | np.bool) for x in chosen):
+            return jax.tree.map(self._decay_where, mask, updates, params)
+        new = structure.flatten_up_to(updates)
+        of_chosen = lambda leaves: {i: leaf for i, (leaf, x) in enumerate(zip(leaves, chosen, strict=True)) if x}
+        read = of_chosen(structure.flatten_up_to(params))
+        for i, leaf in leafwise(self._rule, (self.weight_decay,), of_chosen(new), read=(read,)).items():
+            new[i] = leaf
+        return jax.tree.unflatten(structure, new)
 
     def _decay_where(self, chosen, g, p):
-        if isinstance(chosen, bool | np.bool):
-            return leafwise(self._rule, (self.weight_decay,), g, read=(p,)) if chosen else g
         return leafwise(self._rule, (jnp.where(chosen, self.weight_decay, 0.0),), g, read=(p,))
 
     @property

@@ -9,10 +9,19 @@ def abs2(x: jax.Array) -> jax.Array:
     return jnp.square(x.real) + jnp.square(x.imag) if jnp.iscomplexobj(x) else jnp.square(x)
 
 
+@jax.custom_jvp
 def sqrt(x: jax.Array) -> jax.Array:
     """The square root, 0 at or below 0: its slope there is 0, not infinity, so that hypergradients stay finite."""
-    positive = ~(x <= 0)  # NaN stays NaN
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, jnp.ones_like(x))), jnp.zeros_like(x))
+    # The rule below does what selections here would do: they would be a third of the operations of an Adam step.
+    return jnp.sqrt(jnp.maximum(x, jnp.zeros_like(x)))
+
+
+@sqrt.defjvp
+def _(primals, tangents):
+    root = sqrt(*primals)
+    positive = ~(root <= 0)  # NaN stays NaN
+    slope = 0.5 / jnp.where(positive, root, jnp.ones_like(root))
+    return root, jnp.where(positive, slope, jnp.zeros_like(root)) * tangents[0]
 
 
 def absolute(x: jax.Array) -> jax.Array:

@@ -62,7 +62,8 @@ def assert_same(found, expected):
 def start(code, *arguments, flags=""):
     """A process of its own that runs `code`, in which this file is the module `here`."""
     lines = ["import sys", f"sys.path.insert(0, {str(Path(__file__).parent)!r})", "import jax", code]
-    env = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}", "JAX_PLATFORMS": "cpu"}
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()  # a blank would be taken for the name of a file
+    env = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     env["PYTHONPATH"] = os.pathsep.join([str(Path(gdfx.__file__).parents[1]), env.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", "\n".join(lines), *map(str, arguments)]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)

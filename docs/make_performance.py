@@ -33,8 +33,17 @@ LIMITED = {"memory_over": "memory over params, state and gradients", "beyond_jax
 WHY: dict[str, str] = {
     "mlp_digits": "the bare compiled scan of the same step is the limit of XLA at this size; no program can be ten "
     "times faster than the loop",
+    "mlp_fashion": "between 1.4 and 1.6 from run to run; the products of matrices take most of the time of both",
+    "cnn_fashion": "the ratio varies by a tenth from run to run",
     "sweep_rates": "the products of matrices alone take more than half of the time of gdfx: the work is bound by the "
     "arithmetic of the cores, which the loops use as well",
+    "update_adam_ten": "XLA makes the same of both, ten arrays' worth of memory read and written; a loop that it "
+    "compiles for a CPU writes one array, without which seven would do",
+    "update_clip_adamw_ten": "a loop that XLA compiles for a CPU writes one array: eleven arrays' worth of memory are "
+    "read and written, where PyTorch's fused kernel moves eight",
+    "update_recipe_ten": "`guard` also looks whether the new updates are finite, which takes four and a half of its "
+    "eighteen and a half passes over the params; optax's `apply_if_finite` looks at the gradients alone",
+    "import_gdfx": "most of it goes into making some 250 dataclasses, which are the optimizers and their states",
 }
 HEAD = """\
 # Performance

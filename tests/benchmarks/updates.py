@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import gdfx
+from gdfx.training.loop import memory_of
 
 from .data import leaf_shapes, normal
 from .runner import GDFX, WORKLOADS, Repeat, Setting, Skipped, Subprocess, Targets, Workload, cores, workload
@@ -198,12 +199,8 @@ def _bytes(tree: Any) -> int:
 
 def _peak(step: Any, needed: int) -> dict[str, float]:
     """The bytes that the compiled program holds at most, and that over those `needed` for what comes in."""
-    told = step.memory_analysis()
-    if told is None:
-        return {}
-    arguments = told.argument_size_in_bytes + told.output_size_in_bytes - told.alias_size_in_bytes
-    memory = float(arguments + told.temp_size_in_bytes)
-    return {"memory": memory, "memory_over": memory / needed}
+    memory = float(memory_of(step))
+    return {"memory": memory, "memory_over": memory / needed} if memory else {}
 
 
 def copying(task: Task) -> Callable[[], Repeat]:

@@ -78,8 +78,11 @@ def pytree(cls: C) -> C:
     holds numbers, in the ranges of its fields, evaluates back to an equal one. JAX rebuilds one without the
     constructor: `__post_init__` sees only what users write, never tracers, axis numbers or other placeholders.
     """
+    # Of the some 250 classes of gdfx a program makes few. Users are to see at once what is wrong with their own.
+    if cls.__module__.startswith("gdfx.") and "__init__" not in cls.__dict__:
+        cls.__init__ = _Constructor(cls)  # pyright: ignore[reportAttributeAccessIssue]: gives what it compiles
     # eq=False: the generated method cannot compare arrays, as their == gives no single bool.
-    cls = dataclass(frozen=True, eq=False, repr=False)(cls)
+    cls = dataclass(frozen=True, init="__init__" not in cls.__dict__, eq=False, repr=False)(cls)
     for name, method in (("__eq__", _eq), ("__hash__", _hash), ("__repr__", _repr)):
         if getattr(cls, name) is getattr(object, name):
             setattr(cls, name, method)
@@ -119,6 +122,21 @@ def pytree(cls: C) -> C:
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
     return cls
+
+
+class _Constructor:
+    """The `__init__` of a dataclass, compiled when it is first asked for, as to compile each delays an import."""
+
+    def __init__(self, cls: type):
+        self.cls = cls
+
+    def __get__(self, instance: Any, owner: Any = None) -> Any:
+        cls: Any = self.cls
+        named = {name: getattr(cls, name) for name in ("__module__", "__qualname__", "__doc__")}
+        # Of a subclass without fields of its own: it takes those of `cls`.
+        made = dataclass(frozen=True, eq=False, repr=False)(type(cls)(cls.__name__, (cls,), named))
+        cls.__init__ = made.__init__
+        return cls.__init__.__get__(instance, owner)
 
 
 class Frozen:

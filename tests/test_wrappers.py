@@ -407,14 +407,33 @@ def test_guard_against_large_gradients_and_losses():
         assert np.all(updates["w"] == (-g if in_a_row == 0 else 0))
 
 
-def test_guard_against_updates_that_are_not_finite():
-    opt = gdfx.guard(
-        gdfx.chain(gdfx.stateless(lambda updates, params: jax.tree.map(lambda u: 1 / u, updates)), gdfx.sgd(1.0))
+def shift(g, first, second):
+    """A rule whose update is a new slot, and whose other slot is an old one."""
+    return first + g, second, first + g
+
+
+def shifted(updates, state):
+    updates, *slots = gdfx.tree.leafwise(shift, (), updates, *state)
+    return updates, tuple(slots)
+
+
+compiled_shifted = jax.jit(shifted)
+
+
+@pytest.mark.parametrize("shifted", [shifted, compiled_shifted], ids=["plain", "compiled"])
+def test_guard_of_any_state(shifted):
+    transform = gdfx.from_functions(
+        lambda params: (jnp.ones(2), jnp.full(2, 2.0)),
+        lambda updates, state, params=None, **extra: shifted(updates, state),
     )
+    opt = gdfx.guard(transform)
     state = opt.init(jnp.ones(2))
-    updates, state = opt.update(jnp.asarray([0.0, 1.0]), state, jnp.ones(2))
-    np.testing.assert_array_equal(updates, [0, 0])
-    assert state.skipped == 1
+    # Two programs, as what is compiled once is to know nothing of the one in which it was.
+    for update in (opt.update, jax.jit(opt.update), jax.jit(lambda *args: opt.update(*args))):
+        for g in (np.nan, 1.0):
+            updates, after = update(jnp.full(2, g), state, jnp.ones(2))
+            expected, inner = transform.update(jnp.full(2, g), state.inner) if g == 1 else (jnp.zeros(2), state.inner)
+            jax.tree.map(np.testing.assert_array_equal, (updates, after.inner), (expected, inner))
 
 
 # Averages

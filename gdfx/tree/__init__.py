@@ -26,7 +26,7 @@ from .dtypes import (
     real_dtype as real_dtype,
     widen as widen,
 )
-from .lifting import leafwise as leafwise, only_where as only_where
+from .lifting import leafwise as leafwise
 from .moments import (
     bias_correction as bias_correction,
     update_infinity_moment as update_infinity_moment,
@@ -42,7 +42,6 @@ from .random import (
 )
 from .reductions import (
     allclose as allclose,
-    is_finite as is_finite,
     max as max,
     min as min,
     norm as norm,

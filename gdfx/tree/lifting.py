@@ -47,18 +47,13 @@ def leafwise(
     columns += [_up_to(structure, updates, tree) for tree in other]
     columns += [jax.tree.leaves(tree) for tree in read]
     n_returned = len(slots) + len(other)
+    made = _foreseen.here() if n_returned else None
     run = _compiled(rule)
-    selection = _current.selection
-    made = selection._made if selection and n_returned else None
-    if selection and n_returned:
-        leaves = jax.tree.leaves(selection.or_zero(leaves))
     rows: list[Any] = [None] * len(leaves)
     for block in blocks([(leaf, *(column[i] for column in columns)) for i, leaf in enumerate(leaves)]):
         arrays = [(leaves[i], [column[i] for column in columns]) for i in block]
         for i, row in zip(block, run(scalars, arrays, n_returned, made), strict=True):
             rows[i] = row if row[0] is not None else (leaves[i], *row[1:])
-            if selection and n_returned:
-                selection._record(row[1:], [column[i] for column in columns[:n_returned]])
     new = [jax.tree.unflatten(structure, [row[k] for row in rows]) for k in range(1 + n_returned)]
     return tuple(new) if n_returned else new[0]
 
@@ -108,7 +103,8 @@ def _compiled(rule: Callable[..., Any]) -> Callable[..., Any]:
 
         if made is None:
             return new(scalars, update, others)
-        return _only_where(made, new, others[:n_returned], scalars, update, others)
+        update = jnp.where(made, update, jnp.zeros_like(update))
+        return _of_selected(made, others[:n_returned], new, scalars, update, others)
 
     def run(scalars, rows, n_returned, made):
         scalars = jax.tree.map(functools.partial(_scalar, _real_of(*rows[0])), scalars)
@@ -118,77 +114,58 @@ def _compiled(rule: Callable[..., Any]) -> Callable[..., Any]:
     return jax.jit(run, static_argnums=2)
 
 
-class Selection:
-    """What `only_where` has `leafwise` select by, and what was selected."""
+class _Foreseen(threading.local):
+    """What `foreseeing` was told in this thread, and in which trace: others cannot use its number."""
 
-    def __init__(self, made: Any):
-        self._made = made
-        self._done: dict[int, tuple[Any, Any]] = {}  # what was selected, with what it is elsewhere; 0 is None
+    made: Any = None
+    trace: Any = None
 
-    def _record(self, new: Any, old: Any) -> None:
-        self._done |= {id(x): (x, y) for x, y in zip(jax.tree.leaves(new), jax.tree.leaves(old), strict=True)}
-
-    def or_zero(self, updates: Tree) -> Tree:
-        """The updates where they are made, and 0 elsewhere."""
-
-        def select(u):
-            if self._done.get(id(u), (None, u))[1] is None:
-                return u
-            selected = jnp.where(self._made, u, jnp.zeros_like(u))
-            self._done[id(selected)] = selected, None
-            return selected
-
-        return jax.tree.map(select, updates)
-
-    def __call__(self, new: Tree, old: Tree) -> Tree:
-        """`new` where the update is made, and `old` elsewhere."""
-        is_done = lambda x, y: id(x) in self._done and self._done[id(x)][1] is y
-        return jax.tree.map(lambda x, y: x if is_done(x, y) else jnp.where(self._made, x, y), new, old)
+    def here(self) -> Any:
+        return self.made if self.made is not None and self.trace == _trace_state() else None
 
 
-class _Current(threading.local):
-    selection: Selection | None = None
+_foreseen = _Foreseen()
 
 
-_current = _Current()
+def _trace_state() -> Any:
+    from jax.extend.core import get_opaque_trace_state  # here, as jax.extend takes long to import
+
+    return get_opaque_trace_state()
 
 
 @contextlib.contextmanager
-def only_where(made: jax.Array) -> Iterator[Selection]:
-    """Within it `leafwise` leaves slots as they are unless `made`, a bool scalar; the updates are then meaningless.
+def foreseeing(made: jax.Array) -> Iterator[None]:
+    """Tells `leafwise` that new slots are kept, and updates made, only where the bool scalar `made` is true.
 
-    It spares memory: XLA would write out the new slots for the updates, and again what is selected of them later. Here
-    the updates are made of the selected slots. The `Selection` does the rest.
+    To select them, with `jnp.where`, is left to the caller. Elsewhere the updates have no meaning: they are made of the
+    slots that will have been selected, as XLA would otherwise write out the new slots, for the updates, beside these.
     """
-    before, _current.selection = _current.selection, Selection(made)
+    before = _foreseen.made, _foreseen.trace
+    _foreseen.made, _foreseen.trace = made, _trace_state()
     try:
-        yield _current.selection
+        yield
     finally:
-        _current.selection = before
+        _foreseen.made, _foreseen.trace = before
 
 
-def _only_where(made: jax.Array, fn: Callable[..., Any], old: Any, *args: Any) -> Any:
-    """`fn(*args)`, an update and slots, in which the slots are `old` unless `made`, and what is made of them too."""
+def _of_selected(made: jax.Array, old: Any, fn: Callable[..., Any], *args: Any) -> Any:
+    """`fn(*args)`, an update and new slots; but each slot, once known, is for the update `old` unless `made`."""
+    from jax.extend.core import Literal
+
     closed, shapes = jax.make_jaxpr(fn, return_shape=True)(*args)
-    jaxpr, arrays = closed.jaxpr, [*closed.consts, *jax.tree.leaves(args)]
-    inputs = [*jaxpr.constvars, *jaxpr.invars]
-    n_slots = len(jax.tree.leaves(old))
-    update, slots = jaxpr.outvars[:-n_slots], jaxpr.outvars[-n_slots:]
-    new = _evaluate(jaxpr, jaxpr.eqns, inputs, slots, arrays)
-    selected = [jnp.where(made, x, y) for x, y in zip(new, jax.tree.leaves(old), strict=True)]
-    known = {id(v): x for v, x in zip(slots, selected, strict=True)}
-    replaced = [v for e in jaxpr.eqns for v in e.outvars if len(e.outvars) == 1 and id(v) in known]
-    names = {id(v) for v in replaced}
-    rest = [e for e in jaxpr.eqns if not (len(e.outvars) == 1 and id(e.outvars[0]) in names)]
-    out = _evaluate(jaxpr, rest, [*inputs, *replaced], update, [*arrays, *(known[id(v)] for v in replaced)])
-    return jax.tree.unflatten(jax.tree.structure(shapes), [*out, *selected])
-
-
-def _evaluate(jaxpr: Any, eqns: Any, inputs: Any, outputs: Any, arrays: list[Any]) -> list[Any]:
-    part = jaxpr.replace(
-        constvars=(), invars=inputs, outvars=outputs, eqns=eqns, debug_info=jaxpr.debug_info.with_unknown_names()
-    )
-    return eval_jaxpr(part, (), *arrays)
+    jaxpr, arrays = closed.jaxpr, jax.tree.leaves(old)
+    n_slots, unnamed = len(arrays), jaxpr.debug_info.with_unknown_names()
+    kept = {id(v): x for v, x in zip(jaxpr.outvars[-n_slots:], arrays, strict=True)}
+    new = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*closed.consts, *jax.tree.leaves(args)], strict=True))
+    selected = dict(new)
+    for eqn in jaxpr.eqns:
+        inputs = [v for v in eqn.invars if not isinstance(v, Literal)]
+        one = jaxpr.replace(constvars=(), invars=inputs, outvars=eqn.outvars, eqns=[eqn], debug_info=unnamed)
+        for v, x in zip(eqn.outvars, eval_jaxpr(one, (), *[selected[v] for v in inputs]), strict=True):
+            new[v], selected[v] = x, jnp.where(made, x, kept[id(v)]) if id(v) in kept else x
+    read = lambda values, outvars: [v.val if isinstance(v, Literal) else values[v] for v in outvars]
+    out = [*read(selected, jaxpr.outvars[:-n_slots]), *read(new, jaxpr.outvars[-n_slots:])]
+    return jax.tree.unflatten(jax.tree.structure(shapes), out)
 
 
 def _real_of(update: Any, others: Any) -> np.dtype:

@@ -74,11 +74,6 @@ def min(tree: Tree) -> jax.Array:
     return jnp.min(terms) if terms.size else jnp.asarray(jnp.inf, terms.dtype)
 
 
-def is_finite(tree: Tree) -> jax.Array:
-    """Whether no element of any leaf is a NaN or infinite, a bool scalar: true for no leaves."""
-    return jnp.all(_terms(jnp.isfinite, jnp.logical_and, jnp.all, tree))
-
-
 def size(tree: Tree) -> int:
     """The number of elements of all leaves."""
     return int(np.sum([jnp.size(leaf) for leaf in jax.tree.leaves(tree)], dtype=np.int64))

@@ -4,12 +4,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
-from jax.extend.core import subjaxprs
 
 from ..core import Tree, increment
-from ..pytrees import Interval, NonNegative, Positive, as_arrays, pytree
-from ..tree import instances, is_finite, norm, only_where
+from ..pytrees import Interval, NonNegative, Positive, pytree
+from ..tree import instances, norm
+from ..tree.lifting import foreseeing
 from .wrapper import Wrapper
 
 SCALES = (2.0**-24, 2.0**24)
@@ -35,11 +34,14 @@ class GuardState:
 
 @pytree
 class guard(Wrapper):
-    """Leaves params and state as they are where the gradients, the loss or the new updates are not finite.
+    """Leaves params and state as they are where the gradients or the loss are not finite.
 
-    Nor is an update made where the joint norm of the gradients is above `max_norm`. The state counts what was skipped;
-    a run that has diverged stays at its last finite params for good. Schedules inside count the updates that were made.
-    The choice is made by selection, so that under `vmap` members do not disturb each other.
+    It goes by what comes in: no update is made where the joint L2 norm of the gradients, taken in float32 or wider, is
+    not finite or above `max_norm`, or where `value`, if it is given, is not finite. That the transform makes finite
+    updates of such gradients is not checked. The state counts what was skipped; a run that has diverged stays at its
+    last finite params for good. Schedules inside count the updates that were made. The choice is made by selection,
+    element by element as the update is computed, so that it moves no memory of its own, and that under `vmap` members
+    do not disturb each other.
 
     After `max_in_a_row` skipped updates in a row it gives up: the next are made whatever they are, until one is fit to
     be made, from which it counts anew. By default it never does, as one NaN in the params is there for good: the run is
@@ -71,41 +73,18 @@ class guard(Wrapper):
         finite = jnp.isfinite(size)
         if extra.get("value") is not None:
             finite &= jnp.all(jnp.isfinite(extra["value"]))
-        update = lambda transform: transform.update(updates, state.inner, params, **extra)
-        twice = _is_cheap(lambda: update(self.transform)[0], updates)
-        # XLA would write out all of the new state until it is known whether it is kept. Computed first only to see
-        # whether it is finite, and then again, it is not; with opaque numbers, so that XLA does not see the sameness.
-        new, inner = update(jax.lax.optimization_barrier(as_arrays(self.transform)) if twice else self.transform)
-        ok = finite & (size <= jnp.asarray(now.max_norm).astype(size.dtype)) & is_finite(new)
+        ok = finite & (size <= jnp.asarray(now.max_norm).astype(size.dtype))
         in_a_row = jnp.where(ok, jnp.zeros_like(state.in_a_row), increment(state.in_a_row))
         made = ok | (in_a_row.astype(float) > jnp.asarray(now.max_in_a_row).astype(float))
-        with only_where(made) as selected:
-            new, inner = update(self.transform) if twice else (new, inner)
-        new, inner = selected.or_zero(new), selected(inner, state.inner)
+        with foreseeing(made):
+            new, inner = self.transform.update(updates, state.inner, params, **extra)
+        new = jax.tree.map(lambda u: jnp.where(made, u, jnp.zeros_like(u)), new)
+        inner = jax.tree.map(lambda x, old: jnp.where(made, x, old), inner, state.inner)
         skipped = jnp.where(made, state.skipped, increment(state.skipped))
         scale, since = state.loss_scale, state.since_change
         if scale is not None and since is not None:
             scale, since = _next_scale(now, scale, since, finite, ok)
         return new, GuardState(increment(state.count), skipped, in_a_row, scale, since, inner)
-
-
-_DEAR = {"dot_general", "conv_general_dilated", "while", "scan", "cond", "sort", "random_bits", "threefry2x32"}
-_DEAR |= {"cholesky", "eigh", "svd", "geqrf", "householder_product", "triangular_solve", "fft"}
-_DEAR |= {"pure_callback", "io_callback", "debug_callback"}
-
-
-def _is_cheap(update, updates):
-    """Whether `update` is being compiled, and does little more than read and write arrays."""
-    if not any(isinstance(u, Tracer) for u in jax.tree.leaves(updates)):
-        return False
-    return _DEAR.isdisjoint(_primitives(jax.make_jaxpr(update)().jaxpr))
-
-
-def _primitives(jaxpr):
-    found = {eqn.primitive.name for eqn in jaxpr.eqns}
-    for inner in subjaxprs(jaxpr):
-        found |= _primitives(inner)
-    return found
 
 
 def _next_scale(now, scale, since, finite, ok):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from cases import CASES, Case  # noqa: E402
+from cases import CASES, SOLVERS, Case  # noqa: E402
 
 import gdfx  # noqa: E402
 
@@ -26,13 +26,14 @@ This page is written by `docs/make_optimizers.py` from the code and the tests.
 
 **State** is what `init` allocates, in bytes for each parameter, measured on a float32 matrix of 1024 by 1024; for
 params in half precision it is the same. **Needs** are the arguments that `update` must be given besides the gradients
-and the state; `gdfx.make_step`, `fit` and `sweep` pass `params`, `value`, `grad` and `value_fn` by themselves.
+and the state; `gdfx.make_step`, `fit`, `sweep` and `minimize` pass `params`, `value`, `grad` and `value_fn` by
+themselves, and `residual_fn` where the loss is a `gdfx.sum_of_squares`; `n` is the number of params.
 **Checked against** names the packages whose steps these are, in float64, each with the largest difference found in the
 params, relative to the largest of them: optax runs beside gdfx over 100 steps on random trees, the others' steps are
 kept in `tests/oracles` (`papers` are the rules of papers, written down without this library). Every row also passes
 the whole contract of `gdfx.testing` (see [Your own optimizer](extending.md)), and every optimizer solves an
 ill-conditioned quadratic, Rosenbrock's valley and a logistic regression on real data at a learning rate that its
-docstring names.
+docstring names; those that search for the length of their steps, [solvers](solvers.md), some fifty problems.
 
 Complex params are taken wherever the table does not say otherwise; what `jax.grad` gives goes straight in.
 """
@@ -65,7 +66,7 @@ def state_bytes(case: Case) -> str:
     params["none"] = None
     leaves = jax.tree.leaves(jax.eval_shape(case.make().init, params))
     per_param = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves if leaf.ndim) / 2**20
-    return f"{per_param:.3g}"
+    return f"{per_param:.3g}" if per_param < 2**20 else f"{per_param / 2**20:.3g} n"
 
 
 def oracles(case: Case) -> str:
@@ -76,7 +77,8 @@ def oracles(case: Case) -> str:
     found = {"optax": min(live)} if live else {}
     for row in rows:
         found |= row.golden
-    return ", ".join(f"{package} {error:.0e}".replace("e-0", "e-") for package, error in found.items())
+    told = [f"{package} {error:.0e}".replace("e-0", "e-") for package, error in found.items()]
+    return ", ".join(told + ["SciPy's [minima](solvers_table.md)"] * (case.name in SOLVERS))
 
 
 def needs(case: Case) -> str:
@@ -102,7 +104,7 @@ def table(cases: list[Case]) -> str:
 def page() -> str:
     public = {
         name: value
-        for name, value in vars(gdfx).items()
+        for name, value in ((name, getattr(gdfx, name)) for name in dir(gdfx))
         if isinstance(value, type) and issubclass(value, gdfx.GradientTransformation)
     }
     rows = [case for case in sorted(CASES, key=lambda case: case.name) if case.name in public]

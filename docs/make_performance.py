@@ -41,9 +41,6 @@ WHY: dict[str, str] = {
     "compiles for a CPU writes one array, without which seven would do",
     "update_clip_adamw_ten": "a loop that XLA compiles for a CPU writes one array: eleven arrays' worth of memory are "
     "read and written, where PyTorch's fused kernel moves eight",
-    "update_recipe_ten": "`guard` also looks whether the new updates are finite, which takes four and a half of its "
-    "eighteen and a half passes over the params; optax's `apply_if_finite` looks at the gradients alone",
-    "import_gdfx": "most of it goes into making some 250 dataclasses, which are the optimizers and their states",
 }
 HEAD = """\
 # Performance

@@ -39,9 +39,13 @@ from .optimizers.adabound import adabound as adabound, scale_by_adabound as scal
 from .optimizers.adadelta import adadelta as adadelta, scale_by_adadelta as scale_by_adadelta
 from .optimizers.adafactor import adafactor as adafactor
 from .optimizers.adagrad import adagrad as adagrad, scale_by_rss as scale_by_rss
+from .optimizers.adahessian import adahessian as adahessian, scale_by_adahessian as scale_by_adahessian
 from .optimizers.adam import adam as adam, scale_by_adam as scale_by_adam
+from .optimizers.adam_atan2 import adam_atan2 as adam_atan2, scale_by_adam_atan2 as scale_by_adam_atan2
+from .optimizers.adam_mini import adam_mini as adam_mini, scale_by_adam_mini as scale_by_adam_mini
 from .optimizers.adamax import adamax as adamax, scale_by_adamax as scale_by_adamax
 from .optimizers.adamaxw import adamaxw as adamaxw
+from .optimizers.adamc import adamc as adamc
 from .optimizers.adamw import adamw as adamw
 from .optimizers.adan import adan as adan, add_proximal_decay as add_proximal_decay, scale_by_adan as scale_by_adan
 from .optimizers.ademamix import (
@@ -51,26 +55,44 @@ from .optimizers.ademamix import (
 )
 from .optimizers.adopt import adopt as adopt, scale_by_adopt as scale_by_adopt
 from .optimizers.amsgrad import amsgrad as amsgrad, scale_by_amsgrad as scale_by_amsgrad
+from .optimizers.apollo import apollo as apollo, scale_by_apollo as scale_by_apollo
+from .optimizers.apollo_mini import apollo_mini as apollo_mini
 from .optimizers.asgd import asgd as asgd
+from .optimizers.came import came as came, scale_by_confidence as scale_by_confidence
 from .optimizers.cocob import cocob as cocob, scale_by_cocob as scale_by_cocob
+from .optimizers.dadapt_adagrad import (
+    dadapt_adagrad as dadapt_adagrad,
+    scale_by_dadapt_adagrad as scale_by_dadapt_adagrad,
+)
 from .optimizers.dadapt_adamw import dadapt_adamw as dadapt_adamw, scale_by_dadapt_adam as scale_by_dadapt_adam
-from .optimizers.distance_over_gradients import scale_by_distance_over_gradients as scale_by_distance_over_gradients
+from .optimizers.dadapt_lion import dadapt_lion as dadapt_lion, scale_by_dadapt_lion as scale_by_dadapt_lion
+from .optimizers.dadapt_sgd import dadapt_sgd as dadapt_sgd, scale_by_dadapt_sgd as scale_by_dadapt_sgd
+from .optimizers.distance_over_gradients import (
+    ldog as ldog,
+    scale_by_distance_over_gradients as scale_by_distance_over_gradients,
+)
 from .optimizers.dog import dog as dog, scale_by_dog as scale_by_dog
 from .optimizers.dowg import dowg as dowg, scale_by_dowg as scale_by_dowg
 from .optimizers.dpsgd import dpsgd as dpsgd
 from .optimizers.factored_rms import scale_by_factored_rms as scale_by_factored_rms
+from .optimizers.fira import fira as fira, scale_by_fira as scale_by_fira
 from .optimizers.fromage import fromage as fromage
 from .optimizers.ftrl import ftrl as ftrl, scale_by_ftrl as scale_by_ftrl
 from .optimizers.galore import (
     galore as galore,
     scale_by_galore as scale_by_galore,
 )
+from .optimizers.gauss_newton_bartlett import (
+    gauss_newton_bartlett_estimator_diag_hessian as gauss_newton_bartlett_estimator_diag_hessian,
+)
+from .optimizers.grams import grams as grams, scale_by_grams as scale_by_grams
 from .optimizers.lamb import lamb as lamb
 from .optimizers.laprop import laprop as laprop, scale_by_laprop as scale_by_laprop
 from .optimizers.lars import lars as lars
 from .optimizers.lion import lion as lion, scale_by_lion as scale_by_lion
 from .optimizers.madgrad import madgrad as madgrad, scale_by_madgrad as scale_by_madgrad
-from .optimizers.matrix_groups import scale_by_shape as scale_by_shape
+from .optimizers.mars import mars as mars, scale_by_mars as scale_by_mars
+from .optimizers.matrix_groups import scale_by_shape as scale_by_shape, scale_by_sides as scale_by_sides
 from .optimizers.matrix_layout import (
     GaLoreDimensionNumbers as GaLoreDimensionNumbers,
     MuonDimensionNumbers as MuonDimensionNumbers,
@@ -105,6 +127,8 @@ from .optimizers.sophia import (
     scale_by_sophia as scale_by_sophia,
     sophia as sophia,
 )
+from .optimizers.splus import scale_by_splus as scale_by_splus, splus as splus
+from .optimizers.stable_adamw import scale_by_stable_adam as scale_by_stable_adam, stable_adamw as stable_adamw
 from .optimizers.yogi import scale_by_yogi as scale_by_yogi, yogi as yogi
 from .pytrees import (
     Decay as Decay,
@@ -131,6 +155,7 @@ from .transforms.basic import (
     stateless_with_tree_map as stateless_with_tree_map,
 )
 from .transforms.block_clip import adaptive_grad_clip as adaptive_grad_clip, clip_by_block_rms as clip_by_block_rms
+from .transforms.cautious_decay import add_cautious_decay as add_cautious_decay
 from .transforms.clip import clip as clip, clip_by_global_norm as clip_by_global_norm
 from .transforms.decay import add_decayed_weights as add_decayed_weights, matrices as matrices
 from .transforms.ema import ema as ema
@@ -142,13 +167,17 @@ from .transforms.normalize import (
     normalize as normalize,
     normalize_by_update_norm as normalize_by_update_norm,
 )
+from .transforms.orthograd import orthograd as orthograd
 from .transforms.param_scale import (
     scale_by_param_block_norm as scale_by_param_block_norm,
     scale_by_param_block_rms as scale_by_param_block_rms,
 )
 from .transforms.plateau import reduce_on_plateau as reduce_on_plateau
 from .transforms.private import differentially_private_aggregate as differentially_private_aggregate
-from .transforms.project import keep_params_nonnegative as keep_params_nonnegative
+from .transforms.project import (
+    keep_params_in_box as keep_params_in_box,
+    keep_params_nonnegative as keep_params_nonnegative,
+)
 from .transforms.scale import (
     scale as scale,
     scale_by_factors as scale_by_factors,
@@ -156,6 +185,7 @@ from .transforms.scale import (
 )
 from .transforms.sharpness import sam as sam
 from .transforms.sign import scale_by_sign as scale_by_sign
+from .transforms.steady import steady_gradients as steady_gradients
 from .transforms.trace import trace as trace
 from .transforms.trust_ratio import scale_by_trust_ratio as scale_by_trust_ratio
 from .updates import incremental_update as incremental_update, periodic_update as periodic_update
@@ -164,10 +194,12 @@ from .wrappers.accumulate import (
     skip_large_updates as skip_large_updates,
     skip_not_finite as skip_not_finite,
 )
+from .wrappers.cautious import cautious as cautious
 from .wrappers.conditional import (
     conditionally_mask as conditionally_mask,
     conditionally_transform as conditionally_transform,
 )
+from .wrappers.graft import graft as graft
 from .wrappers.guard import guard as guard, loss_scale as loss_scale
 from .wrappers.inject import inject_hyperparams as inject_hyperparams
 from .wrappers.lookahead import lookahead as lookahead
@@ -175,6 +207,7 @@ from .wrappers.mechanize import mechanize as mechanize
 from .wrappers.named import NamedChain as NamedChain, named_chain as named_chain, whole as whole
 from .wrappers.partition import freeze as freeze, masked as masked, partition as partition
 from .wrappers.reshape import flatten as flatten, split_real_and_imaginary as split_real_and_imaginary
+from .wrappers.restart import restart as restart
 from .wrappers.schedule_free import (
     schedule_free as schedule_free,
     schedule_free_adamw as schedule_free_adamw,
@@ -182,6 +215,7 @@ from .wrappers.schedule_free import (
     schedule_free_sgd as schedule_free_sgd,
 )
 from .wrappers.selective import selective_transform as selective_transform
+from .wrappers.stable_spam import stable_spam as stable_spam
 
 if TYPE_CHECKING:
     from .later import *  # noqa: F403 - it says what it exports

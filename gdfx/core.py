@@ -60,6 +60,9 @@ class GradientTransformation(Value):
     per_example: ClassVar[bool] = False
     """Whether `update` takes a gradient for each example: leaves with one more axis than the params, in front."""
 
+    differentiable: ClassVar[bool] = True
+    """Whether derivatives pass through what it makes of updates; if not, they see it as constant."""
+
     @property
     def takes(self) -> str | None:
         """`"gradients"` or `"steps"` if it must stand before, or after, the link of a chain that makes steps."""

@@ -11,6 +11,19 @@ from . import (
     projections as projections,
     testing as testing,
 )
+from .solvers.bfgs import bfgs as bfgs, scale_by_bfgs as scale_by_bfgs
+from .solvers.dogleg import dogleg as dogleg, scale_by_dogleg as scale_by_dogleg
+from .solvers.gauss_newton import gauss_newton as gauss_newton, scale_by_gauss_newton as scale_by_gauss_newton
+from .solvers.hager_zhang import scale_by_hager_zhang_linesearch as scale_by_hager_zhang_linesearch
+from .solvers.lbfgsb import lbfgsb as lbfgsb, scale_by_lbfgsb as scale_by_lbfgsb
+from .solvers.levenberg_marquardt import (
+    levenberg_marquardt as levenberg_marquardt,
+    scale_by_levenberg_marquardt as scale_by_levenberg_marquardt,
+)
+from .solvers.newton_cg import newton_cg as newton_cg, scale_by_newton_cg as scale_by_newton_cg
+from .solvers.nonlinear_cg import nonlinear_cg as nonlinear_cg, scale_by_nonlinear_cg as scale_by_nonlinear_cg
+from .solvers.squares import covariance as covariance, sum_of_squares as sum_of_squares
+from .solvers.trust_region import scale_by_trust_region as scale_by_trust_region, trust_region as trust_region
 from .sweeps import distributions as distributions
 from .sweeps.culling import (
     CullingRule as CullingRule,
@@ -29,8 +42,9 @@ from .training.evaluation import evaluator as evaluator
 from .training.finder import LearningRateResult as LearningRateResult, find_learning_rate as find_learning_rate
 from .training.fit import fit as fit
 from .training.loggers import csv_logger as csv_logger, json_lines_logger as json_lines_logger
-from .training.minimize import MinimizeResult as MinimizeResult, minimize as minimize
+from .training.minimize import least_squares as least_squares, minimize as minimize
 from .training.result import FitResult as FitResult, Report as Report
+from .training.solution import MinimizeResult as MinimizeResult
 from .training.step import (
     TrainState as TrainState,
     make_step as make_step,

@@ -123,12 +123,20 @@ def _squares(updates):
     return jax.tree.map(lambda u: u * jnp.conj(u), updates)
 
 
+def _not_empty(params):
+    return jax.tree.map(lambda p: p.size > 0, params)
+
+
 def _is_large(updates):
     return gdfx.tree.norm(updates) > 1.0
 
 
 def _sum_of_squares(params):
     return sum((jnp.sum(gdfx.tree.abs2(p)).astype(float) for p in jax.tree.leaves(params)), jnp.zeros((), float))
+
+
+def _sampled_value(params, key):
+    return jnp.sqrt(1 + _sum_of_squares(params)) * jax.random.uniform(key, (), float)
 
 
 def _noisy_value(params, grads):
@@ -178,6 +186,30 @@ def shifted(params, grads):
 
     return {"value": jnp.zeros(()), "grad": grads, "value_fn": value_fn}
 
+
+def shifted_residuals(params, grads):
+    """As `shifted`, as half a sum of squares of residuals."""
+    grads, params = gdfx.tree.widen(grads), gdfx.tree.widen(params)
+
+    def residual_fn(q):
+        return jax.tree.map(lambda x, p, g: x - p + g, gdfx.tree.widen(q), params, grads)
+
+    loss = gdfx.sum_of_squares(residual_fn)
+    return {"value": loss(params), "grad": grads, "value_fn": loss, "residual_fn": residual_fn}
+
+
+# They search for the length of a step: their numbers are checked in tests/test_solvers*.py.
+SOLVERS = {
+    "lbfgs",
+    "lbfgsb",
+    "bfgs",
+    "nonlinear_cg",
+    "newton_cg",
+    "trust_region",
+    "levenberg_marquardt",
+    "dogleg",
+    "gauss_newton",
+}
 
 CASES = [
     # The first ones
@@ -633,6 +665,88 @@ CASES = [
         golden={"torch": 1e-13},
     ),
     Case("rprop-schedule", lambda: gdfx.rprop(SCHEDULE), descends=100),
+    Case(
+        "stable_adamw",
+        lambda: gdfx.stable_adamw(RATE),
+        descends=300,
+        documented=lambda: gdfx.stable_adamw(1e-3),
+        golden={"optimi": 1e-13},
+    ),
+    Case(
+        "stable_adamw-mask",
+        lambda: gdfx.stable_adamw(SCHEDULE, eps=1e-3, weight_decay=0.1, mask=gdfx.matrices),
+    ),
+    Case("scale_by_stable_adam", gdfx.scale_by_stable_adam, part_of="stable_adamw"),
+    Case(
+        "mars",
+        lambda: gdfx.mars(RATE),
+        descends=300,
+        documented=lambda: gdfx.mars(3e-3),
+        golden={"pytorch_optimizer": 1e-10},
+    ),
+    Case(
+        "mars-mask",
+        lambda: gdfx.mars(RATE, 0.8, gamma=0.5, weight_decay=0.1, mask=gdfx.matrices),
+        descends=300,
+    ),
+    Case("scale_by_mars", gdfx.scale_by_mars, part_of="mars"),
+    Case(
+        "grams",
+        lambda: gdfx.grams(RATE),
+        descends=300,
+        documented=lambda: gdfx.grams(1e-3),
+        golden={"pytorch_optimizer": 1e-13},
+    ),
+    Case("grams-mask", lambda: gdfx.grams(RATE, weight_decay=0.1, mask=gdfx.matrices), descends=300),
+    Case("scale_by_grams", gdfx.scale_by_grams, part_of="grams"),
+    Case(
+        "adam_atan2",
+        lambda: gdfx.adam_atan2(RATE),
+        descends=300,
+        documented=lambda: gdfx.adam_atan2(1e-3),
+        golden={"pytorch_optimizer": 1e-13},
+    ),
+    Case(
+        "adam_atan2-mask",
+        lambda: gdfx.adam_atan2(RATE, a=1.0, b=2.0, weight_decay=0.1, mask=gdfx.matrices),
+        descends=300,
+    ),
+    Case("scale_by_adam_atan2", gdfx.scale_by_adam_atan2, part_of="adam_atan2"),
+    Case(
+        "adamc",
+        lambda: gdfx.adamc(RATE, RATE),
+        descends=300,
+        documented=lambda: gdfx.adamc(1e-3, 1e-3),
+        golden={"pytorch_optimizer": 5e-8},
+    ),
+    Case(
+        "adamc-normalized",
+        lambda: gdfx.adamc(SCHEDULE, 0.1, weight_decay=0.1, mask=_not_empty, normalized=gdfx.matrices),
+    ),
+    Case("orthograd", gdfx.orthograd, rtol=1e-5, golden={"pytorch_optimizer": 1e-13}),
+    Case(
+        "stable_spam",
+        lambda: gdfx.stable_spam(RATE),
+        descends=300,
+        documented=lambda: gdfx.stable_spam(1e-3),
+        golden={"pytorch_optimizer": 1e-13},
+    ),
+    Case(
+        "stable_spam-resets",
+        lambda: gdfx.stable_spam(RATE, theta=0.9, reset_every=3, weight_decay=0.1, mask=gdfx.matrices),
+        descends=300,
+    ),
+    Case("steady_gradients", gdfx.steady_gradients, part_of="stable_spam"),
+    Case(
+        "splus",
+        lambda: gdfx.splus(1.0, nonstandard_constant=0.02, ema_rate=0.9),
+        descends=300,
+        documented=lambda: gdfx.splus(0.5),
+        golden={"pytorch_optimizer": 1e-13},
+    ),
+    Case("splus-max_dim", lambda: gdfx.splus(0.5, inverse_steps=2, max_dim=2, mask=gdfx.matrices)),
+    Case("scale_by_splus", gdfx.scale_by_splus, part_of="splus"),
+    Case("scale_by_sides", gdfx.scale_by_sides, part_of="splus"),
     Case("scale_by_adan", gdfx.scale_by_adan, part_of="adan"),
     Case("add_proximal_decay", lambda: gdfx.add_proximal_decay(RATE, 0.1), part_of="adan"),
     Case("scale_by_adopt", gdfx.scale_by_adopt, part_of="adopt"),
@@ -718,6 +832,76 @@ CASES = [
     # Their trajectories are compared with optax's in test_solvers.py.
     Case("lbfgs", gdfx.lbfgs, extra=shifted, rtol=1e-4, descends=30),
     Case("scale_by_lbfgs", lambda: gdfx.scale_by_lbfgs(3), rtol=1e-4, part_of="lbfgs"),
+    # Those of the others end where SciPy's do: tests/test_solvers_*.py.
+    Case(
+        "bfgs",
+        gdfx.bfgs,
+        extra=shifted,
+        complex=False,
+        rtol=1e-4,
+        descends=30,
+        exempt={
+            "vmap_is_loop": "on a parabola the search's cubic is one of rounding, and decides how many points it tries"
+        },
+    ),
+    Case("scale_by_bfgs", gdfx.scale_by_bfgs, complex=False, rtol=1e-4, part_of="bfgs"),
+    Case("nonlinear_cg", gdfx.nonlinear_cg, extra=shifted, rtol=1e-4, descends=30),
+    Case("scale_by_nonlinear_cg", gdfx.scale_by_nonlinear_cg, rtol=1e-4, part_of="nonlinear_cg"),
+    Case(
+        "scale_by_hager_zhang_linesearch",
+        gdfx.scale_by_hager_zhang_linesearch,
+        extra=shifted,
+        rtol=1e-4,
+        part_of="nonlinear_cg",
+        exempt={"eager_is_jit": "it lands on the minimum, where the gradient is what rounding leaves"},
+    ),
+    Case("newton_cg", gdfx.newton_cg, extra=shifted, rtol=1e-4, descends=30),
+    Case("scale_by_newton_cg", gdfx.scale_by_newton_cg, extra=shifted, rtol=1e-4, part_of="newton_cg"),
+    Case("trust_region", gdfx.trust_region, extra=shifted, rtol=1e-4, descends=30),
+    Case(
+        "trust_region-gauss_newton",
+        lambda: gdfx.trust_region(2.0, max_radius=100.0, max_cg_iterations=3, curvature="gauss_newton"),
+        extra=shifted_residuals,
+        rtol=1e-4,
+    ),
+    Case("scale_by_trust_region", gdfx.scale_by_trust_region, extra=shifted, rtol=1e-4, part_of="trust_region"),
+    Case("lbfgsb", lambda: gdfx.lbfgsb((-0.7, 1.2), 2, 8), extra=shifted, complex=False, rtol=1e-4, descends=30),
+    Case("scale_by_lbfgsb", gdfx.scale_by_lbfgsb, extra=shifted, complex=False, rtol=1e-4, part_of="lbfgsb"),
+    Case("keep_params_in_box", lambda: gdfx.keep_params_in_box(-0.7, 1.2), complex=False),
+    Case(
+        "levenberg_marquardt",
+        gdfx.levenberg_marquardt,
+        extra=shifted_residuals,
+        complex=False,
+        rtol=1e-4,
+        descends=30,
+    ),
+    Case(
+        "levenberg_marquardt-bounds",
+        lambda: gdfx.levenberg_marquardt(bounds=(-50.0, 50.0)),
+        extra=shifted_residuals,
+        complex=False,
+        rtol=1e-4,
+    ),
+    Case(
+        "scale_by_levenberg_marquardt",
+        lambda: gdfx.scale_by_levenberg_marquardt(method="cg"),
+        extra=shifted_residuals,
+        complex=False,
+        rtol=1e-4,
+        part_of="levenberg_marquardt",
+    ),
+    Case("dogleg", gdfx.dogleg, extra=shifted_residuals, complex=False, rtol=1e-4, descends=30),
+    Case("scale_by_dogleg", gdfx.scale_by_dogleg, extra=shifted_residuals, complex=False, rtol=1e-4, part_of="dogleg"),
+    Case("gauss_newton", gdfx.gauss_newton, extra=shifted_residuals, complex=False, rtol=1e-4, descends=30),
+    Case(
+        "scale_by_gauss_newton",
+        gdfx.scale_by_gauss_newton,
+        extra=shifted_residuals,
+        complex=False,
+        rtol=1e-4,
+        part_of="gauss_newton",
+    ),
     Case(
         "scale_by_zoom_linesearch",
         lambda: gdfx.scale_by_zoom_linesearch(15),
@@ -725,7 +909,8 @@ CASES = [
         rtol=1e-4,
         part_of="lbfgs",
         differs="a search that ends without a step keeps its last trial to start from, points whose gradient is not "
-        "finite are rejected, and other extra arguments are ignored",
+        "finite are rejected, and other extra arguments are ignored; one that finds no sufficient decrease makes no "
+        "step, where optax makes the last one tried",
     ),
     Case(
         "scale_by_backtracking_linesearch",
@@ -804,6 +989,30 @@ CASES = [
         descends=300,
     ),
     Case(
+        "came",
+        lambda: gdfx.came(RATE),
+        descends=500,
+        documented=lambda: gdfx.came(2e-4),
+        golden={"came_pytorch": 1e-13},
+        differs="of leaves with more than two axes it factors the two largest, its package the last two",
+    ),
+    Case(
+        "came-min_dim_size",
+        lambda: gdfx.came(RATE, (0.8, 0.9, 0.95), (1e-30, 1e-8), None, 4, 0.1, gdfx.matrices),
+    ),
+    Case("scale_by_confidence", gdfx.scale_by_confidence, part_of="came"),
+    Case(
+        "adam_mini",
+        lambda: gdfx.adam_mini(RATE),
+        descends=300,
+        documented=lambda: gdfx.adam_mini(1e-3),
+        golden={"adam_mini": 1e-13},
+        differs="what a block is, `axis` says, not the name of a leaf; biases have one second moment unless "
+        "`partition` gives them `adam`",
+    ),
+    Case("adam_mini-axis", lambda: gdfx.adam_mini(RATE, 0.8, 0.95, 1e-3, -1, 0.1, gdfx.matrices), descends=300),
+    Case("scale_by_adam_mini", lambda: gdfx.scale_by_adam_mini(axis=(0,)), part_of="adam_mini"),
+    Case(
         "galore",
         lambda: gdfx.galore(RATE, 2, 2),
         descends=300,
@@ -813,6 +1022,60 @@ CASES = [
         "stack matrices",
         golden={"pytorch_optimizer": 1e-6},
     ),
+    Case(
+        "apollo",
+        lambda: gdfx.apollo(RATE, 2, 2),
+        descends=300,
+        documented=lambda: gdfx.apollo(1e-3),
+        golden={"apollo": 1e-13},
+        differs="`eps` is added after debiasing; a matrix whose first gradient is 0 grows from it without a limit, "
+        "where its package holds it at 0; weight decay is of the params before the step",
+    ),
+    Case(
+        "apollo-axes",
+        lambda: gdfx.apollo(
+            RATE,
+            1,
+            3,
+            4.0,
+            "tensor",
+            0.8,
+            0.95,
+            1e-3,
+            0.01,
+            gdfx.matrices,
+            max_growth=None,
+            sampler=jax.random.rademacher,
+            weight_dimension_numbers=_kernels,
+        ),
+        descends=300,
+    ),
+    Case(
+        "apollo_mini",
+        lambda: gdfx.apollo_mini(RATE, 2),
+        descends=300,
+        documented=lambda: gdfx.apollo_mini(1e-3),
+        golden={"apollo": 1e-13},
+        differs="as `apollo`",
+    ),
+    Case(
+        "fira",
+        lambda: gdfx.fira(RATE, 2, 2),
+        descends=300,
+        documented=lambda: gdfx.fira(1e-3),
+        golden={"papers": 1e-12},
+        differs="as `apollo`; and `scale` multiplies all of a matrix's update, where its package takes it twice in the "
+        "part outside the basis",
+    ),
+    Case(
+        "fira-axes",
+        lambda: gdfx.fira(
+            RATE, 2, 2, 0.5, 0.8, 0.95, 1e-3, 0.01, gdfx.matrices, max_growth=None, weight_dimension_numbers=_kernels
+        ),
+        descends=300,
+    ),
+    Case("scale_by_fira", lambda: gdfx.scale_by_fira(2, 2), part_of="fira"),
+    Case("scale_by_apollo", lambda: gdfx.scale_by_apollo(2, 2), part_of="apollo"),
     Case(
         "galore-axes",
         lambda: gdfx.galore(RATE, 2, 2, 0.5, gdfx.trace(0.5), 0.01, gdfx.matrices, _kernels),
@@ -908,6 +1171,33 @@ CASES = [
         oracle=lambda: optax.contrib.dadapt_adamw(0.5, betas=(0.8, 0.95), estim_lr0=1e-2, weight_decay=0.1),
     ),
     Case("scale_by_dadapt_adam", gdfx.scale_by_dadapt_adam, part_of="dadapt_adamw"),
+    Case(
+        "dadapt_sgd",
+        lambda: gdfx.dadapt_sgd(estim_lr0=1e-2),
+        descends=500,
+        documented=lambda: gdfx.dadapt_sgd(0.1),
+        golden={"dadaptation": 1e-12},
+        differs="the first norm is that of the first gradient that is not 0, after weight decay",
+    ),
+    Case("dadapt_sgd-momentum", lambda: gdfx.dadapt_sgd(0.5, 0.9, 1e-2, 1.1, 0.01, gdfx.matrices)),
+    Case("scale_by_dadapt_sgd", gdfx.scale_by_dadapt_sgd, part_of="dadapt_sgd"),
+    Case(
+        "dadapt_adagrad",
+        lambda: gdfx.dadapt_adagrad(estim_lr0=1e-2),
+        descends=500,
+        documented=gdfx.dadapt_adagrad,
+        golden={"dadaptation": 1e-12},
+    ),
+    Case("dadapt_adagrad-momentum", lambda: gdfx.dadapt_adagrad(0.5, 0.9, 1e-3, 1e-2, 1.1, 0.1, 0.01, gdfx.matrices)),
+    Case("scale_by_dadapt_adagrad", gdfx.scale_by_dadapt_adagrad, part_of="dadapt_adagrad"),
+    Case(
+        "dadapt_lion",
+        lambda: gdfx.dadapt_lion(estim_lr0=1e-2),
+        documented=lambda: gdfx.dadapt_lion(gdfx.schedules.cosine(0.1, 5000)),
+        golden={"dadaptation": 1e-12},
+    ),
+    Case("dadapt_lion-weight_decay", lambda: gdfx.dadapt_lion(0.5, (0.8, 0.95), 1e-2, 0.1, gdfx.matrices)),
+    Case("scale_by_dadapt_lion", gdfx.scale_by_dadapt_lion, part_of="dadapt_lion"),
     # As for dog: a larger first estimate.
     Case(
         "prodigy",
@@ -971,6 +1261,14 @@ CASES = [
         "scale_by_distance_over_gradients-param_dtype",
         lambda: gdfx.scale_by_distance_over_gradients(1e-2, param_dtype="bfloat16", global_scale=-0.5),
     ),
+    Case(
+        "ldog",
+        lambda: gdfx.ldog(reps_rel=1e-2),
+        descends=500,
+        documented=gdfx.ldog,
+        golden={"dog": 1e-13},
+    ),
+    Case("ldog-weight_decay", lambda: gdfx.ldog(0.5, 0.1, 1e-3, weight_decay=0.1, mask=gdfx.matrices)),
     Case(
         "polyak_sgd",
         gdfx.polyak_sgd,
@@ -1198,6 +1496,11 @@ CASES = [
         extra={"key": KEY, "value_fn": _sum_of_squares},
     ),
     Case(
+        "gauss_newton_bartlett_estimator_diag_hessian",
+        lambda: gdfx.gauss_newton_bartlett_estimator_diag_hessian(8),
+        extra={"key": KEY, "sampled_value_fn": _sampled_value},
+    ),
+    Case(
         "scale_by_sophia",
         lambda: gdfx.scale_by_sophia(),
         part_of="sophia",
@@ -1212,6 +1515,28 @@ CASES = [
         differs="as in the paper, an estimate is in use in the step that makes it, and the mean is not debiased; "
         "optax's is in use from the next step on, and its mean is debiased",
         golden={"pytorch_optimizer": 1e-13},
+    ),
+    Case(
+        "adahessian",
+        lambda: gdfx.adahessian(RATE),
+        extra={"key": KEY, "value_fn": _sum_of_squares},
+        descends=400,
+        documented=lambda: gdfx.adahessian(0.1),
+        golden={"papers": 1e-13},
+        differs="of convolution kernels `average_conv_kernel` averages the estimates, not their absolute values",
+    ),
+    Case(
+        "adahessian-interval",
+        lambda: gdfx.adahessian(
+            RATE, 0.8, 0.95, 1e-2, 0.01, gdfx.matrices, 0.5, 3, True, gdfx.hutchinson_estimator_diag_hessian(0)
+        ),
+        extra={"value_fn": _sum_of_squares},
+    ),
+    Case(
+        "scale_by_adahessian",
+        gdfx.scale_by_adahessian,
+        extra={"key": KEY, "value_fn": _sum_of_squares},
+        part_of="adahessian",
     ),
     Case(
         "sophia-unclipped",
@@ -1316,6 +1641,14 @@ CASES = [
         rtol=1e-5,
         golden={"pytorch_optimizer": 1e-13},
     ),
+    Case("cautious", lambda: gdfx.cautious(gdfx.adam(RATE)), descends=300, golden={"pytorch_optimizer": 1e-13}),
+    Case("cautious-link", lambda: gdfx.cautious(gdfx.scale_by_lion(), 0.0)),
+    Case("add_cautious_decay", lambda: gdfx.add_cautious_decay(0.1)),
+    Case("add_cautious_decay-mask", lambda: gdfx.add_cautious_decay(0.1, gdfx.matrices)),
+    Case("graft", lambda: gdfx.graft(gdfx.adam(RATE), gdfx.sgd(1.0)), descends=300),
+    Case("graft-links", lambda: gdfx.graft(gdfx.scale_by_adam(), gdfx.scale_by_lion(), 0.0)),
+    Case("restart", lambda: gdfx.restart(gdfx.adam(RATE), 50), descends=300),
+    Case("restart-early", lambda: gdfx.restart(gdfx.scale_by_adam(), 2)),
     Case("lookahead-guard", lambda: gdfx.lookahead(gdfx.guard(gdfx.sgd(RATE)), 2, 0.8), descends=300, rtol=1e-5),
     Case(
         "conditionally_mask",

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from cases import CASES
+from cases import CASES, SOLVERS
 
 import gdfx
 
@@ -84,7 +84,7 @@ def test_every_optimizer_is_one():
 def test_every_optimizer_has_an_oracle():
     checked = {case.name.split("-")[0] for case in CASES if case.oracle or case.golden}
     optimizers = {c.name for c in CASES if isinstance(c.make(), gdfx.Optimizer) and not c.variant}
-    assert optimizers - checked == {"lbfgs"}  # whose trajectories are those of optax in test_solvers.py
+    assert optimizers - checked == SOLVERS
 
 
 def test_docstrings_say_what_one_has_to_know():

@@ -111,7 +111,7 @@ def test_each_transform_has_a_row():
     # Abstract bases are no dataclasses.
     public = {
         value
-        for value in vars(gdfx).values()
+        for value in (getattr(gdfx, name) for name in dir(gdfx))
         if isinstance(value, type)
         and issubclass(value, gdfx.GradientTransformation)
         and dataclasses.is_dataclass(value)

@@ -932,7 +932,8 @@ LAYERS = {
     "curves.py": {"core", "pytrees", "extras"},
     "schedules.py": {"core", "pytrees", "curves"},
     "training": FOUNDATION
-    | {"training", "extras", "inspection", "losses", "metrics", "models", "serialization", "wrappers"},
+    | {"training", "extras", "inspection", "losses", "metrics", "models", "serialization", "solvers", "transforms"}
+    | {"wrappers"},
     "sweeps": FOUNDATION
     | {"sweeps", "training", "curves", "extras", "inspection", "schedules", "serialization", "wrappers"},
 }

@@ -14,7 +14,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_code_of_page_runs(page, tmp_path, monkeypatch):
+def test_code_of_page_runs(page, tmp_path, monkeypatch, request):
+    # A page may turn it on.
+    request.addfinalizer(lambda x64=jax.config.jax_enable_x64: jax.config.update("jax_enable_x64", x64))
     monkeypatch.chdir(tmp_path)  # where it writes its pictures
     text = page.read_text()
     blocks = [(m.start(1), m[1]) for m in re.finditer(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]

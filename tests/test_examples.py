@@ -58,6 +58,7 @@ WRONG = [
     ("quickstart", "--nonesuch 1", "--nonesuch"),
     ("regression", "--data nonesuch", "--data"),
     ("regression", "--epochs 0", "--epochs"),
+    ("carbon_dioxide", "--until 1950", "--until"),
     ("sweep_report", "--optimizers sgd", "--optimizers"),
     ("sweep_report", "--members 0", "--members"),
     ("sweep_report", "--steps 9", "--steps"),

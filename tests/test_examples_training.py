@@ -85,6 +85,20 @@ def test_regression(tmp_path):
     check_picture(picture, width=900, height=450)
 
 
+def test_carbon_dioxide(tmp_path):
+    picture = tmp_path / "x.png"
+    text = run("carbon_dioxide", "--output", picture)
+    numbers = re.findall(r"^ *(excess|growth|swing_growth) +([-\d.]+) \+- ([\d.]+)$", text, re.M)
+    values, errors = ({row[0]: float(row[i]) for row in numbers} for i in (1, 2))
+    # What scipy.optimize.least_squares finds.
+    assert values == pytest.approx({"excess": 56.3487, "growth": 0.0224, "swing_growth": 0.0002}, abs=1e-4)
+    assert all(0 < errors[name] < abs(values[name]) for name in ("excess", "growth"))
+    off = [float(found) for found in re.findall(r"by ([\d.]+) ppm$", text, re.M)]
+    assert len(off) == 7
+    assert max(off) < 4
+    check_picture(picture, width=1300, height=700)
+
+
 @pytest.mark.parametrize("name", ["with_flax", "with_equinox"])
 def test_other_libraries(name):
     text = run(name, "--epochs", 5)

@@ -13,6 +13,7 @@ from cases import shifted
 import gdfx
 from gdfx.solvers.backtracking import scale_by_backtracking_linesearch
 from gdfx.solvers.lbfgs import lbfgs, scale_by_lbfgs
+from gdfx.solvers.lbfgsb import lbfgsb
 from gdfx.solvers.reuse import value_and_grad_from_state
 from gdfx.solvers.zoom import scale_by_zoom_linesearch
 from gdfx.testing import assert_single_trace, check_transformation, example_params, trees_close
@@ -70,7 +71,7 @@ ZOOM = {
 BACKTRACKING = {
     "default": {"max_backtracking_steps": 20},
     "numbers": {"max_backtracking_steps": 20, "slope_rtol": 0.3, "decrease_factor": 0.5, "max_learning_rate": 2.0},
-    "anew": {"max_backtracking_steps": 20, "increase_factor": float("inf"), "store_grad": True},
+    "anew": {"max_backtracking_steps": 40, "increase_factor": float("inf"), "store_grad": True},
     "tolerant": {"max_backtracking_steps": 30, "atol": 1e-6, "rtol": 1e-3},
 }
 
@@ -259,6 +260,18 @@ def test_search_that_fails_at_first_goes_on_from_the_last_learning_rate(make):
     (path, _), _ = run(make(), jnp.zeros(2), 40, loss)
     assert np.isfinite(path).all()
     assert loss(path[-1]) < 0.5 * loss(jnp.zeros(2))
+
+
+@pytest.mark.parametrize("make", [MADE["zoom"], MADE["backtracking"], lambda: lbfgsb(max_linesearch_steps=3)])
+def test_search_that_finds_no_decrease_makes_no_step(make):
+    # A valley so narrow that the tries of one search do not end in it.
+    loss = lambda x: 1e9 * jnp.sum((x - 1e-3) ** 2)
+    (path, seen), _ = run(make(), jnp.zeros(2), 40, loss, lambda state: state[-1].value)
+    values = np.append(loss(jnp.zeros(2)), seen)
+    assert (np.diff(values) <= 0).all()
+    assert not path[0].any()
+    np.testing.assert_allclose(path[-1], 1e-3, rtol=1e-3)
+    np.testing.assert_allclose(values[-1], loss(path[-1]), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("make", OPTIMIZERS)

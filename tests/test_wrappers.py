@@ -479,6 +479,52 @@ def test_lookahead():
         np.testing.assert_allclose(seen[t - 1], slow, rtol=1e-6)
 
 
+@pytest.mark.parametrize("turn", [1.0, 0.6 + 0.8j], ids=["real", "complex"])
+@pytest.mark.parametrize("sign", [1, -1], ids=["direction", "step"])
+def test_cautious_masks_what_goes_against_the_gradient(sign, turn):
+    """Also in complex params, of which the gradients are conjugated and the steps not, and where products underflow."""
+    inner = gdfx.trace(0.5) if sign == 1 else gdfx.sgd(1.0, 0.5)
+    first, second = np.asarray([1, -1e-30, 1, 0]) * turn, np.asarray([-0.1, -1e-30, 1, 1]) * turn
+    masked = np.asarray([0, -1.5e-30, 1.5, 1]) * (turn if sign == 1 else -np.conj(turn))
+    as_array = lambda x: jnp.asarray(x, jnp.complex64 if np.iscomplexobj(x) else jnp.float32)
+    for xi, factor in ((0.0, 4 / 3), (1.0, 4 / 4)):
+        opt = gdfx.cautious(inner, xi)
+        _, state = opt.update(as_array(first), opt.init(as_array(first)))
+        updates, _ = opt.update(as_array(second), state)
+        np.testing.assert_allclose(updates, factor * masked, rtol=1e-6)
+
+
+def test_cautious_decay_only_shrinks():
+    params, g = jnp.asarray([1.0, 1.0, -1.0, -1.0, 2.0]), jnp.asarray([0.3, -0.3, 0.3, -0.3, 0.0])
+    opt = gdfx.chain(gdfx.add_cautious_decay(0.1), gdfx.scale_by_learning_rate(1.0))
+    updates, _ = opt.update(g, opt.init(params), params)
+    np.testing.assert_allclose(updates, [-0.4, 0.3, -0.3, 0.4, -0.2], rtol=1e-6)
+
+
+def test_graft_has_the_norms_of_one_and_the_directions_of_the_other():
+    grads = jax.grad(loss)(PARAMS)
+    first = lambda opt: jax.tree.leaves(opt.update(grads, opt.init(PARAMS), PARAMS)[0])
+    for new, size, turn in zip(
+        *map(first, (gdfx.graft(gdfx.adam(0.1), gdfx.sgd(3.0)), gdfx.adam(0.1), gdfx.sgd(3.0))), strict=True
+    ):
+        np.testing.assert_allclose(new, turn * np.linalg.norm(size) / np.linalg.norm(turn), rtol=1e-5)
+
+
+def test_graft_takes_two_of_a_kind():
+    with pytest.raises(ValueError, match=r"direction, scale_by_adam\(.*\), is a link .* expected two of a kind"):
+        gdfx.graft(gdfx.sgd(0.1), gdfx.scale_by_adam()).init(PARAMS)
+
+
+def test_restart_forgets():
+    opt, fresh = gdfx.restart(gdfx.adam(0.1), 4), gdfx.adam(0.1)
+    params, state = run(opt, steps=3)
+    grads = jax.grad(loss)(params)
+    expected, _ = fresh.update(grads, fresh.init(params), params)
+    found, state = opt.update(grads, state, params)
+    trees_close(found, expected, rtol=1e-6)
+    assert state.inner.count == 1
+
+
 def averaged(opt):
     return gdfx.chain(opt, gdfx.ema_params(0.5))
 

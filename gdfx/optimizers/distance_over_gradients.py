@@ -5,8 +5,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..composition import Optimizer
 from ..core import GradientTransformation, Tree, increment, missing_argument
 from ..pytrees import NonNegative, ScalarOrSchedule, pytree, static
+from ..transforms.decay import Mask, add_decayed_weights
+from ..transforms.scale import scale_by_learning_rate
 from ..tree import abs2, check_params, leafwise, norm, ratio, sqrt
 
 
@@ -78,3 +81,27 @@ def _ldog(now, g, max_dist, total, x, x0):
     max_dist = jnp.maximum(max_dist, sqrt(jnp.sum(abs2(x - x0))))
     total = total + jnp.sum(abs2(g))
     return now.global_scale * ratio(max_dist, sqrt(total + now.eps)) * g, max_dist, total
+
+
+@pytree
+class ldog(Optimizer):
+    """DoG with a learning rate for each leaf; see `scale_by_distance_over_gradients`, and `dog`, which has one for all.
+
+    There is nothing to tune: leave `learning_rate`, which multiplies the steps, at 1. With batch normalization
+    `reps_rel=1e-4` is advised. Weight decay is coupled, a part of the gradient; `mask` says which leaves decay, by
+    default all. As the rates do not decay, an average of the params is better than the last ones.
+    """
+
+    learning_rate: NonNegative = 1.0
+    reps_rel: NonNegative = 1e-6
+    eps: NonNegative = 1e-8
+    param_dtype: Any = static(default=jnp.dtype(jnp.float32))
+    weight_decay: NonNegative | None = None
+    mask: Mask = static(default=None)
+
+    def links(self):
+        link = scale_by_distance_over_gradients(self.reps_rel, self.eps, self.param_dtype)
+        last = link, scale_by_learning_rate(self.learning_rate)
+        if self.weight_decay is None:
+            return last
+        return add_decayed_weights(self.weight_decay, self.mask, mode="coupled"), *last

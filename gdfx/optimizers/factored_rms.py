@@ -65,23 +65,15 @@ class scale_by_factored_rms(GradientTransformation):
         return updates, FactoredState(t, *slots)
 
     def _zeros(self, leaf):
-        if (axes := self._axes(leaf.shape)) is None:
-            return None, None, leaf
-        row, col = axes
-        return mean_slot(leaf, col), mean_slot(leaf, row), None
+        row, col = factored_zeros(leaf, self._axes(leaf.shape))
+        return row, col, leaf if row is None else None
 
     def _shapes(self, shape):
-        if (axes := self._axes(shape)) is None:
-            return None, None, shape
-        row, col = axes
-        return shape[:col] + shape[col + 1 :], shape[:row] + shape[row + 1 :], None
+        row, col = factored_shapes(shape, self._axes(shape))
+        return row, col, shape if row is None else None
 
-    def _axes(self, shape: tuple[int, ...]) -> tuple[int, int] | None:
-        """The second largest axis, along the rows' moments, and the largest; None for a leaf that is not factored."""
-        largest = sorted(range(len(shape)), key=shape.__getitem__)[-2:]
-        if not self.factored or len(shape) < 2 or shape[largest[0]] < self.min_dim_size_to_factor:
-            return None
-        return largest[0], largest[1]
+    def _axes(self, shape):
+        return factored_axes(shape, self.min_dim_size_to_factor) if self.factored else None
 
 
 def _factored_rms(now, t, g, v_row, v_col, v):
@@ -90,13 +82,40 @@ def _factored_rms(now, t, g, v_row, v_col, v):
     if v is not None:
         v = b2 * v + (1 - b2) * square
         return _divide(g, sqrt(v)), None, None, v
-    row, col = now._axes(g.shape)
-    v_row = b2 * v_row + (1 - b2) * jnp.mean(square, axis=col)
-    v_col = b2 * v_col + (1 - b2) * jnp.mean(square, axis=row)
+    root, v_row, v_col = factored_root(b2, square, v_row, v_col, now._axes(g.shape))
+    return _divide(g, root), v_row, v_col, None
+
+
+def factored_axes(shape: tuple[int, ...], least: int) -> tuple[int, int] | None:
+    """The second largest axis, along the rows' moments, and the largest; None for a leaf that is not factored."""
+    largest = sorted(range(len(shape)), key=shape.__getitem__)[-2:]
+    if len(shape) < 2 or shape[largest[0]] < least:
+        return None
+    return largest[0], largest[1]
+
+
+def factored_zeros(leaf: jax.Array, axes: tuple[int, int] | None) -> tuple[Any, Any]:
+    """A row and a column of zeros, from `leaf`, zeros for all elements; None where it is not factored."""
+    return (None, None) if axes is None else (mean_slot(leaf, axes[1]), mean_slot(leaf, axes[0]))
+
+
+def factored_shapes(shape: tuple[int, ...], axes: tuple[int, int] | None) -> tuple[Any, Any]:
+    """The shapes of `factored_zeros`."""
+    if axes is None:
+        return None, None
+    row, col = axes
+    return shape[:col] + shape[col + 1 :], shape[:row] + shape[row + 1 :]
+
+
+def factored_root(decay, square, v_row, v_col, axes):
+    """The root of the moving average of `square`, of the rank 1 that its row and column give, and these two."""
+    row, col = axes
+    v_row = decay * v_row + (1 - decay) * jnp.mean(square, axis=col)
+    v_col = decay * v_col + (1 - decay) * jnp.mean(square, axis=row)
     of_row, of_col = jnp.expand_dims(v_row, col), jnp.expand_dims(v_col, row)
     # Roots, and one division at a time: the powers of 1e-30 in the derivatives would overflow.
     relative = _divide(sqrt(of_row), sqrt(jnp.mean(of_row, axis=row, keepdims=True)))
-    return _divide(g, relative * sqrt(of_col)), v_row, v_col, None
+    return relative * sqrt(of_col), v_row, v_col
 
 
 def _divide(x, y):

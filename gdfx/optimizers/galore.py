@@ -85,10 +85,11 @@ class scale_by_galore(GradientTransformation):
 
     def _to_low_rank(self, refresh: jax.Array, updates: Tree, projector: Tree) -> tuple[Tree, Tree]:
         matrices = map_matrices(MatrixLayout.to_matrix, self._layouts(updates), widen(updates))
-        return leafwise(_project, (refresh,), matrices, other=(projector,))
+        return leafwise(project, (refresh,), matrices, other=(projector,))
 
 
-def _project(refresh, g, basis):
+def project(refresh, g, basis):
+    """The matrices `g` in a basis, a new one of their singular vectors if `refresh`; whole ones with None."""
     if basis is None:
         return g, None
     basis = jax.lax.cond(refresh, _new_basis, lambda g, basis: basis, g, basis)

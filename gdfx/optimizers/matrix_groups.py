@@ -1,12 +1,16 @@
 """Matrices apart from the other leaves: a transform for each, and steps by the shape of a matrix."""
 
 import math
+from typing import Any
+
+import jax
 
 from ..core import GradientTransformation, Stateless, Tree
 from ..pytrees import NonNegative, pytree, static
 from ..transforms.scale import scale
 from ..tree import check_params
-from .matrix_layout import DimensionNumbers, join_matrices, map_matrices, matrix_layouts, split_matrices
+from .factored_rms import check_size
+from .matrix_layout import DimensionNumbers, MatrixLayout, join_matrices, map_matrices, matrix_layouts, split_matrices
 
 
 @pytree
@@ -29,6 +33,32 @@ class scale_by_shape(Stateless):
             return scale(self.consistent_rms * math.sqrt(max(rows, columns))).apply(u, None)
 
         return map_matrices(scaled, matrix_layouts(self.weight_dimension_numbers, updates), updates)
+
+
+@pytree
+class scale_by_sides(Stateless):
+    """Multiplies matrices by 2 over the sum of their sides, and other leaves by `other`, as SPlus does its steps.
+
+    A matrix with a side longer than `max_dim` counts among the others.
+    """
+
+    other: NonNegative = 1e-3
+    max_dim: int = static(default=10_000)
+    weight_dimension_numbers: DimensionNumbers = static(default=None)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_size(self, "max_dim")
+
+    def apply(self, updates, params):
+        leaves, structure = jax.tree.flatten(updates)
+        layouts = matrix_layouts(self.weight_dimension_numbers, updates)
+        new = [scale(self._factor(y)).apply(u, None) for y, u in zip(layouts, leaves, strict=True)]
+        return structure.unflatten(new)
+
+    def _factor(self, layout: MatrixLayout | None) -> Any:
+        sides = layout.matrix[-2:] if layout else ()
+        return 2 / sum(sides) if sides and max(sides) <= self.max_dim else self.other
 
 
 @pytree

@@ -29,6 +29,12 @@ class ScaleByBacktrackingLinesearchState:
     grad: Tree | None  # the gradient after the step, in at least float32; None without `store_grad`
     info: BacktrackingLinesearchInfo
 
+    @property
+    def evaluations(self):
+        """How often the last update evaluated the loss, an int32 scalar: with `store_grad` at the last point again."""
+        tried = self.info.num_linesearch_steps
+        return tried if self.grad is None else tried + (tried > 0).astype(jnp.int32)
+
     def report(self):
         """What `gdfx.metrics` tells of it."""
         return {"linesearch_rate": self.learning_rate, "linesearch_steps": self.info.num_linesearch_steps}
@@ -41,8 +47,8 @@ class scale_by_backtracking_linesearch(LineSearch):
     It stands after the link that makes steps. Of learning rates that fall from `increase_factor` times the last one, at
     most `max_learning_rate`, each `decrease_factor` times the one before, it takes the first that brings the loss down
     to `(1 + rtol) * value + slope_rtol * learning_rate * slope + atol`, with the slope of the loss along the step. That
-    is there to be found if the slope is negative. After `max_backtracking_steps` more than the first it takes the last,
-    or, where the loss is not finite, no step; the next search begins from there.
+    is there to be found if the slope is negative. If there is none after `max_backtracking_steps` more than the first,
+    no step is made; the next search begins from the last.
 
     `update` takes `value`, `grad`, the gradient as `jax.grad` gives it, and `value_fn(params)`, which gets the other
     extra arguments that its signature names. With `store_grad`, `value_and_grad_from_state` finds both in the state.
@@ -84,7 +90,7 @@ class scale_by_backtracking_linesearch(LineSearch):
         rate = jnp.minimum(now.increase_factor * guess_from(state.learning_rate), now.max_learning_rate)
         start = jnp.zeros((), jnp.int32), rate, line.value, jnp.full((), jnp.inf, line.dtype)
         tried, rate, value, error = jax.lax.while_loop(goes_on, attempt, start)
-        moves = jnp.isfinite(error)
+        moves = error <= now.atol
         made = jnp.where(moves, rate, 0)
         value, grad = jnp.where(moves, value, line.value), None
         if self.store_grad:
@@ -101,7 +107,7 @@ def _tell(line, rate, error, failed):
     said = (
         "scale_by_backtracking_linesearch found no learning rate that decreases the loss sufficiently: the last, "
         "{rate}, misses by {error}; the loss is {value}, and its slope along the step, which should be negative, "
-        "{slope}. If it missed by infinity, no step is made."
+        "{slope}. No step is made."
     )
     tell = lambda: jax.debug.print(said, rate=rate, error=error, value=line.value, slope=line.slope)
     jax.lax.cond(failed, tell, lambda: None)

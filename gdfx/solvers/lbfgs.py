@@ -39,7 +39,7 @@ class ScaleByLBFGSState:
     updates: Tree  # the gradients that came in at the last update
     diff_params_memory: Tree  # changes of the params, 0 where there is none yet or it is left out
     diff_updates_memory: Tree  # changes of the gradients
-    weights_memory: jax.Array  # the inverses of their products, 0 where there is none yet or it is left out
+    weights_memory: jax.Array  # the inverses of their products, 0 where there is none yet or it is not in use
 
 
 @pytree
@@ -52,7 +52,8 @@ class scale_by_lbfgs(GradientTransformation):
 
     A change along which the curvature is not positive, or not finite, leaves no trace but an empty place in the memory,
     so that what comes out descends. A line search that finds a decrease in slope, as `scale_by_zoom_linesearch` does,
-    sees to it that there are few.
+    sees to it that there are few. Where the params are those of the last update, as no step was made, the memory is
+    forgotten.
     """
 
     memory_size: int = static(default=10)
@@ -94,7 +95,9 @@ class scale_by_lbfgs(GradientTransformation):
         pair = jax.tree.map(lambda x: jnp.where(usable, x, 0), (s, y))
         put = lambda memory, x: memory.at[(state.count - 1) % size].set(x)
         memory = jax.tree.map(put, (state.diff_params_memory, state.diff_updates_memory), pair)
-        weights = put(state.weights_memory, weight)
+        # With the memory that a search found no step with, it would find none again.
+        still = norm(s, "inf") == 0
+        weights = jnp.where(still, 0, put(state.weights_memory, weight))
         order = (state.count % size + jnp.arange(size, dtype=jnp.int32)) % size  # from the oldest to the newest
 
         scale = self._scale(memory, weights, order, g) if self.scale_init_precond else jnp.ones_like(sy)

@@ -12,7 +12,7 @@ from ..tree import check_like, conj, leafwise, real_dtype, vdot, widen
 
 NEEDS = frozenset({"params", "value", "grad", "value_fn"})
 """What a line search takes beyond the direction and the state."""
-_RESERVED = NEEDS - {"params"}
+_RESERVED = {"value", "grad", "value_fn", "residual_fn"}
 
 
 class Line(NamedTuple):

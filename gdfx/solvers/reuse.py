@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..composition import ChainState
 from ..core import Tree
 from ..tree import cast_like
 
@@ -34,6 +35,21 @@ def value_and_grad_from_state(value_fn: Callable[..., Any]) -> Callable[..., tup
         return jax.lax.cond(jnp.isfinite(found[0][0]), lambda: kept, compute)
 
     return value_and_grad
+
+
+def last_part(state: Any) -> Any:
+    """The state of the last link of a chain, or `state` itself, if it keeps the loss and its gradient; else None."""
+    last = state.states[-1] if isinstance(state, ChainState) and state.states else state
+    kept = (getattr(last, name, None) is not None for name in ("value", "grad"))
+    return last if all(kept) else None
+
+
+def evaluations_of(state: Any) -> Any:
+    """How often the links of which this is the state evaluated the loss in their last update."""
+    if (evaluations := getattr(state, "evaluations", None)) is not None:
+        return evaluations
+    children = [child for child in jax.tree.leaves(state, is_leaf=lambda x: x is not state) if child is not state]
+    return sum(map(evaluations_of, children))
 
 
 def _found(state: Any) -> Iterator[tuple[jax.Array, Tree]]:

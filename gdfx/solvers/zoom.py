@@ -38,6 +38,11 @@ class ScaleByZoomLinesearchState:
     grad: Tree  # the gradient after the step, in at least float32
     info: ZoomLinesearchInfo
 
+    @property
+    def evaluations(self):
+        """How often the last update evaluated the loss, an int32 scalar."""
+        return self.info.num_linesearch_steps
+
     def report(self):
         """What `gdfx.metrics` tells of it."""
         return {"linesearch_rate": self.learning_rate, "linesearch_steps": self.info.num_linesearch_steps}
@@ -82,8 +87,7 @@ class scale_by_zoom_linesearch(LineSearch):
     The learning rate starts from 1, or with `initial_guess_strategy="keep"`, and where the last search made no step,
     from the last one; it grows by `increase_factor` until an interval is found, at most to `max_learning_rate`, and
     then closes in on the minimum of a cubic or a parabola. After `max_linesearch_steps`, or in an interval shorter than
-    `stepsize_precision`, it is the best found that decreases the loss; failing that, the last one tried, or, where the
-    loss or its gradient is not finite, no step is made.
+    `stepsize_precision`, it is the best found that decreases the loss; if there is none, no step is made.
 
     `update` takes `value`, `grad`, the gradient as `jax.grad` gives it, and `value_fn(params)`, which gets the other
     extra arguments that its signature names. `value_and_grad_from_state` finds value and gradient at the new params in
@@ -119,20 +123,16 @@ class scale_by_zoom_linesearch(LineSearch):
         now = numbers_of(self, state.count, line.dtype)
         # From 1, a search that had to end without a step would do so again.
         keeps = self.initial_guess_strategy == "keep"
-        goes_on = True if keeps else jnp.isinf(state.info.decrease_error)
+        goes_on = True if keeps else state.info.decrease_error > now.tol
         first_guess = jnp.where(goes_on, guess_from(state.learning_rate), 1)
         search = jax.lax.while_loop(
             lambda search: ~(search.done | search.failed),
             lambda search: _try(now, line, first_guess, search),
             _start(line),
         )
-        last, _ = search.last
-        safe, _ = search.safe
-        undefined = jnp.isinf(last.decrease_error)
-        to_safe = search.failed & ((safe.stepsize > 0) | undefined)
-        made, grad = where(to_safe, search.safe, search.last)
-        stuck = to_safe & (made.stepsize == 0)
-        told = where(stuck, last, made)
+        made, grad = where(search.failed, search.safe, search.last)
+        stuck = search.failed & (made.stepsize == 0)
+        told = where(stuck, search.last[0], made)
         if self.verbose:
             _tell(line, told, search.failed)
         info = ZoomLinesearchInfo(search.tried, told.decrease_error, told.curvature_error)
@@ -223,7 +223,7 @@ def _tell(line, point, failed):
     said = (
         "scale_by_zoom_linesearch found no learning rate that meets both conditions: {rate} misses the decrease by "
         "{decrease} and the curvature by {curvature}; the loss is {value}, and its slope along the step, which should "
-        "be negative, {slope}. If the decrease is missed by infinity, no step is made."
+        "be negative, {slope}. If the decrease is missed, no step is made."
     )
     values = {"rate": point.stepsize, "decrease": point.decrease_error, "curvature": point.curvature_error}
     tell = lambda: jax.debug.print(said, value=line.value, slope=line.slope, **values)

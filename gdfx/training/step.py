@@ -1,6 +1,6 @@
 """The training step: forward, backward and update, compiled as one program."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from typing import Any
 
 import jax
@@ -16,6 +16,22 @@ PROVIDED = frozenset({"params", "value", "grad", "value_fn"})
 """What a step always offers to the optimizer; anything else is passed to the step by name."""
 
 Metrics = dict[str, Any]
+
+
+def residuals_of(loss_fn: Any, *args: Any) -> dict[str, Callable[[Tree], Tree]]:
+    """By the name that optimizers know: the residuals of which `loss_fn` is made, if `gdfx.sum_of_squares` made it."""
+    residual_fn = getattr(loss_fn, "residual_fn", None)
+    return {} if residual_fn is None else {"residual_fn": lambda params: residual_fn(params, *args)}
+
+
+def not_provided(optimizer: Any, missing: Set[str], by: str, hint: str) -> TypeError:
+    """The error for an optimizer that needs what neither the step nor its caller makes."""
+    if "residual_fn" in missing:
+        hint = "make the loss with gdfx.sum_of_squares(residual_fn)"
+    names = sorted(missing)
+    return TypeError(
+        f"{optimizer} needs {', '.join(names)}, which {by} does not make by itself: {hint.format(names[0])}"
+    )
 
 
 @pytree
@@ -145,11 +161,9 @@ def step_function(
     def step(
         optimizer: GradientTransformation, state: TrainState, batch: Tree, **extra: Any
     ) -> tuple[TrainState, Metrics]:
+        extra = residuals_of(loss_fn, batch) | extra
         if missing := optimizer.needs - PROVIDED - extra.keys():
-            raise TypeError(
-                f"{optimizer} needs {', '.join(sorted(missing))}, which the step does not make by itself: "
-                f"pass it by name, step(optimizer, state, batch, {sorted(missing)[0]}=...)"
-            )
+            raise not_provided(optimizer, missing, "the step", "pass it by name, step(optimizer, state, batch, {}=...)")
 
         def value_fn(params: Tree) -> jax.Array:
             return loss_fn(params, batch)[0] if has_aux else loss_fn(params, batch)

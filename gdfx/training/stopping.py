@@ -1,131 +1,12 @@
 """When to stop: rules as pytrees, checked after each step inside the compiled program."""
 
-from typing import Any, Literal, NoReturn
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from ..core import Tree
-from ..pytrees import NonNegative, ScalarOrSchedule, Value, pytree, static
-
-
-class StoppingRule(Value):
-    """Says after each step whether training is over.
-
-    Rules compose: `a | b` stops when either holds, `a & b` when both do at the same step, as in
-    `max_steps(1000) | (target(0.1) & gradient_norm(1e-3))`.
-
-    Subclasses are `@pytree` classes, whose name becomes the status of the result. The signals are float scalars, of the
-    dtype of the rule's numbers: `loss` and `grad_norm` from before the step; `step`, the number of steps made;
-    `seconds`, the time since training began, as known at the start of the compiled call that makes the step; and the
-    bool `epoch_end`, true at the last step of an epoch. At steps after which the params are evaluated, also what that
-    gave, by its names. A loop of one's own gives those that its rules read.
-    """
-
-    def __post_init__(self):
-        super().__post_init__()
-        for name in self._ranges:
-            if callable(value := getattr(self, name)):
-                raise TypeError(f"{type(self).__name__}: {name} is {value!r}, expected a number")
-
-    def init(self) -> Tree:
-        """The state before the first step."""
-        return ()
-
-    def check(self, state: Tree, signals: dict[str, jax.Array]) -> tuple[Tree, jax.Array]:
-        """The next state, and whether to stop; may be traced."""
-        raise NotImplementedError
-
-    def evaluations(self) -> frozenset[str]:
-        """The names of evaluations that the rule reads."""
-        metric = getattr(self, "metric", None)
-        return frozenset() if metric is None else frozenset({metric})
-
-    def status(self, state: Tree) -> str:
-        """The name of the rule, which held when `check` returned `state`; of a composed one, of the parts that held."""
-        return type(self).__name__
-
-    def __or__(self, other: "StoppingRule") -> "any_of":
-        return any_of((self, other))
-
-    def __and__(self, other: "StoppingRule") -> "all_of":
-        return all_of((self, other))
-
-    def __bool__(self) -> NoReturn:
-        # `a and b` would be b alone.
-        raise TypeError(f"{self!r} is neither true nor false: compose rules with | and &, not with `or` and `and`")
-
-
-class _Composed(StoppingRule):
-    """Several rules, checked together; those of its own kind among them are taken apart."""
-
-    rules: tuple[StoppingRule, ...]
-
-    def __post_init__(self):
-        name, flat = type(self).__name__, []
-        if not isinstance(self.rules, tuple | list):
-            raise TypeError(f"{name}: rules is {self.rules!r}, expected a tuple of stopping rules")
-        for rule in self.rules:
-            if not isinstance(rule, StoppingRule):
-                raise TypeError(f"{name}: {rule!r} is no stopping rule, expected one such as gdfx.stopping.target(0.1)")
-            flat += rule.rules if isinstance(rule, type(self)) else [rule]
-        if len(flat) < 2:
-            raise ValueError(f"{name}: there are {len(flat)} rules, expected at least 2")
-        object.__setattr__(self, "rules", tuple(flat))
-        super().__post_init__()
-
-    def init(self):
-        return {"rules": [rule.init() for rule in self.rules], "held": jnp.zeros(len(self.rules), bool)}
-
-    def evaluations(self):
-        return frozenset().union(*(rule.evaluations() for rule in self.rules))
-
-    def _checked(self, state: Tree, signals: dict[str, jax.Array]) -> Tree:
-        checked = [rule.check(s, signals) for rule, s in zip(self.rules, state["rules"], strict=True)]
-        return {"rules": [s for s, _ in checked], "held": jnp.stack([jnp.asarray(over, bool) for _, over in checked])}
-
-    def _statuses(self, state: Tree) -> list[str]:
-        held = zip(self.rules, state["rules"], np.asarray(state["held"]), strict=True)
-        return [rule.status(s) for rule, s, over in held if over]
-
-
-@pytree
-class any_of(_Composed):
-    """Stops when one of `rules` holds, `a | b`; the status is that of the first that does."""
-
-    rules: tuple[StoppingRule, ...]
-
-    def check(self, state, signals):
-        state = self._checked(state, signals)
-        return state, state["held"].any()
-
-    def status(self, state):
-        if statuses := self._statuses(state):
-            return statuses[0]
-        raise ValueError(f"status: none of {self} holds in this state")
-
-    def __repr__(self):
-        return " | ".join(map(repr, self.rules))
-
-
-@pytree
-class all_of(_Composed):
-    """Stops when all of `rules` hold at the same step, `a & b`; the status is theirs, as in "target and max_steps"."""
-
-    rules: tuple[StoppingRule, ...]
-
-    def check(self, state, signals):
-        state = self._checked(state, signals)
-        return state, state["held"].all()
-
-    def status(self, state):
-        if len(statuses := self._statuses(state)) == len(self.rules):
-            return " and ".join(statuses)
-        raise ValueError(f"status: not all of {self} hold in this state")
-
-    def __repr__(self):
-        return " & ".join(f"({rule})" if isinstance(rule, any_of) else repr(rule) for rule in self.rules)
+from ..pytrees import Interval, NonNegative, Positive, ScalarOrSchedule, pytree, static
+from .rules import StoppingRule as StoppingRule, all_of as all_of, any_of as any_of
 
 
 @pytree
@@ -133,6 +14,12 @@ class max_steps(StoppingRule):
     """Stops after `steps` steps."""
 
     steps: NonNegative
+
+    converged: ClassVar[bool] = False
+    says: ClassVar[str] = (
+        "no other rule holds after as many steps as were allowed. Allow more, scale the params to be of one size, or "
+        "try another method"
+    )
 
     def check(self, state, signals):
         return state, signals["step"] >= self.steps
@@ -148,6 +35,9 @@ class wall_time(StoppingRule):
 
     seconds: NonNegative
 
+    converged: ClassVar[bool] = False
+    says: ClassVar[str] = "the time is over"
+
     def check(self, state, signals):
         return state, signals["seconds"] >= self.seconds
 
@@ -157,6 +47,8 @@ class gradient_norm(StoppingRule):
     """Stops when the L2 norm of all gradients is at most `tolerance`."""
 
     tolerance: NonNegative
+
+    says: ClassVar[str] = "the norm of the gradient is at most the tolerance"
 
     def check(self, state, signals):
         return state, signals["grad_norm"] <= self.tolerance
@@ -172,6 +64,8 @@ class target(StoppingRule):
     value: ScalarOrSchedule
     metric: str | None = static(default=None)
     mode: Literal["min", "max"] = static(default="min")
+
+    says: ClassVar[str] = "the target is reached"
 
     def __post_init__(self):
         super().__post_init__()
@@ -193,9 +87,28 @@ class diverged(StoppingRule):
 
     limit: ScalarOrSchedule = float("inf")
 
+    converged: ClassVar[bool] = False
+    says: ClassVar[str] = (
+        "where the next step led, the loss or its gradient is not finite, or the loss is above the limit. Look at the "
+        "loss there: it may have no minimum; else begin elsewhere, bound the params, or make shorter steps"
+    )
+
     def check(self, state, signals):
         finite = jnp.isfinite(signals["loss"]) & jnp.isfinite(signals["grad_norm"])
         return state, ~finite | (signals["loss"] > self.limit)
+
+
+@pytree
+class unbounded(StoppingRule):
+    """Stops when the loss is below -`limit`: it seems to have no minimum."""
+
+    limit: Positive = 1e30
+
+    converged: ClassVar[bool] = False
+    says: ClassVar[str] = "the loss falls as far as one likes: it has no minimum, or only within bounds"
+
+    def check(self, state, signals):
+        return state, signals["loss"] < -self.limit
 
 
 @pytree
@@ -210,6 +123,8 @@ class no_progress(StoppingRule):
     min_delta: NonNegative = 0.0
     metric: str | None = static(default=None)
     mode: Literal["min", "max"] = static(default="min")
+
+    says: ClassVar[str] = "the loss, or the metric, no longer falls by more than min_delta"
 
     def __post_init__(self):
         super().__post_init__()
@@ -235,6 +150,66 @@ class no_progress(StoppingRule):
             "stale": stale,
         }
         return kept, end & (stale >= self.patience)
+
+
+@pytree
+class small_step(StoppingRule):
+    """Stops when a step was made whose norm is at most `rtol` times that of the params; of `minimize`."""
+
+    rtol: NonNegative = 1e-8
+
+    says: ClassVar[str] = (
+        "the last step hardly changed the params. If the gradient there is large, the loss is as exact as its dtype "
+        "allows, or not smooth"
+    )
+
+    def check(self, state, signals):
+        size, moved = (_signal(self, signals, name) for name in ("step_norm", "moved"))
+        return state, moved & (size <= self.rtol * _signal(self, signals, "params_norm"))
+
+
+@pytree
+class small_decrease(StoppingRule):
+    """Stops when a step lowers the loss by at most `rtol` times its absolute value; of `minimize`."""
+
+    rtol: NonNegative = 1e-8
+
+    says: ClassVar[str] = "the last step hardly lowered the loss"
+
+    def check(self, state, signals):
+        decrease, moved = (_signal(self, signals, name) for name in ("decrease", "moved"))
+        return state, (signals["step"] > 0) & moved & (decrease <= self.rtol * jnp.abs(signals["loss"]))
+
+
+@pytree
+class stalled(StoppingRule):
+    """Stops when `patience` steps in a row had at most `rtol` times the norm of the params, made or not; of `minimize`.
+
+    Line searches that fail, steps of 0, end so: after the first, methods with a memory begin anew along the gradient.
+    """
+
+    patience: Interval = 2
+    rtol: NonNegative = 0.0
+
+    converged: ClassVar[bool] = False
+    says: ClassVar[str] = (
+        "no step was found that lowers the loss. It may be as low as its dtype can tell: try float64, or a larger "
+        "tolerance. Or the loss is not smooth here, or it and its gradient do not belong together"
+    )
+
+    def init(self):
+        return jnp.zeros((), jnp.int32)
+
+    def check(self, state, signals):
+        size, of_params = (_signal(self, signals, name) for name in ("step_norm", "params_norm"))
+        state = jnp.where(size <= self.rtol * of_params, state + 1, 0)
+        return state, state.astype(float) >= self.patience
+
+
+def _signal(rule: StoppingRule, signals: dict[str, jax.Array], name: str) -> jax.Array:
+    if name not in signals:
+        raise ValueError(f"stop: {type(rule).__name__} reads {name}, which only gdfx.minimize tells")
+    return signals[name]
 
 
 def _check_mode(rule: "target | no_progress") -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-from . import sweeps, training, updates  # noqa: F401 - they register their workloads
+from . import solvers, sweeps, training, updates  # noqa: F401 - they register their workloads
 from .runner import GDFX, WORKLOADS, Setting, environment, measure
 
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "scikit-learn")

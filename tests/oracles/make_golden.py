@@ -4,7 +4,8 @@ Run by hand, in an environment that has the packages (the tests need neither the
 
     pip install torch==2.13.0 numpy
     pip install --no-deps pytorch_optimizer==4.1.0 keras==3.15.1 torch-optimi==0.3.3 lion-pytorch==0.2.5 \
-        prodigyopt==1.1.2 dadaptation==3.2 dog-optimizer==1.0.3 momo-opt==0.1.0 schedulefree==1.4.1
+        prodigyopt==1.1.2 dadaptation==3.2 dog-optimizer==1.0.3 momo-opt==0.1.0 schedulefree==1.4.1 \
+        came-pytorch==0.1.3 adam-mini==1.1.1 apollo-torch==1.0.3
     pip install absl-py h5py ml-dtypes namex optree packaging rich  # what keras imports
     python tests/oracles/make_golden.py                             # or with names: make_golden.py torch keras
 
@@ -31,6 +32,7 @@ names, and enter both in PACKAGES. Conventions that hold throughout:
 
 import ast
 import functools
+import importlib.util
 import json
 import os
 import sys
@@ -272,11 +274,17 @@ def with_gradient_as_hessian(opt: Any, value: float) -> None:
     opt.step(hessian=[p.grad.clone() for p in params] if is_due else None)
 
 
+def with_falling_rate(opt: Any, value: float) -> None:
+    for group in opt.param_groups:
+        group["lr"] = opt.max_lr / (1 + 0.1 * group.get("step", 0))
+    opt.step()
+
+
 # Left out, for it differs:
 #   weight decay of LARS: it divides by |g| + decay * |p|, gdfx (as optax) by |g + decay * p|;
 #   weight decay of LAMB and LaProp: of LAMB it is added to a direction that is not debiased, or taken from params
 #       before their norm; of LaProp it is taken from params after the step;
-#   AMSBound of AdaBound, and all centered, rectified and cautious variants: gdfx has none.
+#   AMSBound of AdaBound, and all centered and rectified variants: gdfx has none.
 PYTORCH_OPTIMIZER = [
     # Its one eps is both of gdfx's.
     Case("AdaBelief(lr=1e-2)", "adabelief(1e-2)"),
@@ -342,8 +350,8 @@ PYTORCH_OPTIMIZER = [
     ),
     Case("Lion(lr=1e-2)", "lion(1e-2, weight_decay=0.0)"),
     Case("Lion(lr=0.1, betas=(0.8, 0.95), weight_decay=0.1)", "lion(0.1, 0.8, 0.95, weight_decay=0.1)"),
-    # LaProp and AdaBound add 1e-15 to the second moment, inside the root, which is what they are off by. The eps of
-    # LaProp is added before debiasing.
+    # LaProp, AdaBound, MARS and AdamC add 1e-15 to the second moment, inside the root, which is what they are off by.
+    # The eps of LaProp is added before debiasing.
     Case("LaProp(lr=1e-2, eps=0.0)", "laprop(1e-2, eps=0.0)"),
     Case(
         "LaProp(lr=0.1, betas=(0.8, 0.95), eps=1e-3)",
@@ -385,6 +393,60 @@ PYTORCH_OPTIMIZER = [
     ),
     Case("lookahead(torch.optim.SGD, 5, 0.5, lr=0.1, momentum=0.9)", "lookahead(sgd(0.1, 0.9), 5, 0.5)"),
     Case("lookahead(torch.optim.Adam, 3, 0.8, lr=0.01)", "lookahead(adam(0.01), 3, 0.8)"),
+    Case("Lion(lr=1e-2, cautious=True)", "cautious(lion(1e-2, weight_decay=0.0))"),
+    Case(
+        "Lion(lr=0.1, betas=(0.8, 0.95), weight_decay=0.1, cautious=True)",
+        "chain(cautious(scale_by_lion(0.8, 0.95)), add_decayed_weights(0.1), scale_by_learning_rate(0.1))",
+        name="cautious",
+    ),
+    # eps is added before debiasing.
+    Case("MARS(lr=3e-3, eps=0.0, weight_decay=0.0, optimize_1d=True)", "mars(3e-3, eps=0.0)"),
+    Case(
+        "MARS(lr=0.1, betas=(0.8, 0.95), gamma=0.1, eps=1e-3, weight_decay=0.1, optimize_1d=True)",
+        "mars(0.1, 0.8, 0.95, from_function(lambda n: 1e-3 / (1 - 0.95 ** (n + 1)) ** 0.5), 0.1, 0.1)",
+    ),
+    Case("Grams(lr=1e-2, eps=1e-8, weight_decay=0.0)", "grams(1e-2)"),
+    Case(
+        "Grams(lr=0.1, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1)",
+        "grams(0.1, 0.8, 0.95, 1e-3, 0.1)",
+    ),
+    # Prodigy with an estimate that stays at 1: it takes the angle of moments that are not debiased.
+    Case(
+        "Prodigy(lr=1e-2, d0=1.0, d_coef=0.0, eps=None)",
+        "adam_atan2(1e-2, a=1.0, b=from_function(lambda n: (1 - 0.999 ** (n + 1)) ** 0.5 / (1 - 0.9 ** (n + 1))))",
+    ),
+    Case(
+        "Prodigy(lr=0.1, betas=(0.8, 0.95), d0=1.0, d_coef=0.0, eps=None, weight_decay=0.1)",
+        "adam_atan2(0.1, 0.8, 0.95, 1.0, from_function(lambda n: (1 - 0.95 ** (n + 1)) ** 0.5 / "
+        "(1 - 0.8 ** (n + 1))), 0.1)",
+    ),
+    # eps is added before debiasing. The rate falls from step to step.
+    Case(
+        "adamc(2, lr=0.1, eps=0.0, weight_decay=0.1)",
+        "adamc(from_function(lambda n: 0.1 / (1 + 0.1 * n)), 0.1, eps=0.0, weight_decay=0.1)",
+        step=with_falling_rate,
+    ),
+    Case(
+        "adamc(1, lr=0.05, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.5)",
+        "adamc(from_function(lambda n: 0.05 / (1 + 0.1 * n)), 0.05, 0.8, 0.95, "
+        "from_function(lambda n: 1e-3 / (1 - 0.95 ** (n + 1)) ** 0.5), 0.5, normalized=matrices)",
+        step=with_falling_rate,
+    ),
+    Case("orthograd(torch.optim.SGD, lr=0.1, momentum=0.9)", "chain(orthograd(), sgd(0.1, 0.9))", name="orthograd"),
+    Case("orthograd(torch.optim.Adam, lr=0.01)", "chain(orthograd(), adam(0.01))", name="orthograd"),
+    Case("StableSPAM(lr=1e-2)", "stable_spam(1e-2)"),
+    Case(
+        "StableSPAM(lr=0.1, betas=(0.8, 0.95), gamma1=0.5, gamma2=0.8, theta=0.9, eps=1e-3, weight_decay=0.1, "
+        "update_proj_gap=15)",
+        "stable_spam(0.1, 0.8, 0.95, 1e-3, 0.5, 0.8, 0.9, 15, 0.1)",
+    ),
+    # Its eigenvectors are computed in float32, but for the patch. Its weight decay comes after the step.
+    Case("splus(lr=0.1, weight_decay=0.0)", "splus(0.1, weight_decay=0.0)"),
+    Case(
+        "splus(lr=0.5, betas=(0.8, 0.95), ema_rate=0.9, inverse_steps=7, nonstandard_constant=1e-2, weight_decay=0.0)",
+        "splus(0.5, 0.8, 0.95, 0.9, 7, 1e-2, weight_decay=0.0)",
+        averaged=True,
+    ),
     Case("Prodigy(bias_correction=True)", "prodigy()"),
     Case(
         "Prodigy(lr=0.5, betas=(0.8, 0.95), beta3=0.9, d0=1e-3, d_coef=2.0, eps=1e-3, bias_correction=True, "
@@ -436,6 +498,24 @@ PYTORCH_OPTIMIZER = [
 ]
 
 
+class SPlus:
+    """SPlus with its eigenvectors in float64."""
+
+    def __init__(self, optimizer: Any):
+        self.optimizer = optimizer
+
+    def step(self) -> None:
+        with mock.patch.object(torch.Tensor, "float", lambda x: x):
+            self.optimizer.step()
+
+    @property
+    def averaged(self) -> list[torch.Tensor]:
+        """The params to evaluate."""
+        (group,) = self.optimizer.param_groups
+        weight = 1 - group["ema_rate"] ** group["step"]
+        return [self.optimizer.state[p]["ema"] / weight for p in group["params"]]
+
+
 def pytorch_optimizer_names() -> dict[str, Any]:
     import pytorch_optimizer
 
@@ -449,7 +529,16 @@ def pytorch_optimizer_names() -> dict[str, Any]:
     def lookahead(optimizer: Any, k: int, alpha: float, **given: Any) -> Any:
         return lambda params: pytorch_optimizer.Lookahead(optimizer(params, **given), k, alpha)
 
-    return {**names, "galore": galore, "lookahead": lookahead, "torch": torch}
+    def adamc(n_normalized: int, **given: Any) -> Any:
+        groups = lambda params: [{"params": [p], "normalized": i < n_normalized} for i, p in enumerate(params)]
+        return lambda params: names["AdamC"](**given)(groups(params))
+
+    def orthograd(optimizer: Any, **given: Any) -> Any:
+        return lambda params: pytorch_optimizer.OrthoGrad(optimizer(params, **given))
+
+    splus = lambda **given: lambda params: SPlus(names["SPlus"](**given)(params))
+    own = {"adamc": adamc, "galore": galore, "lookahead": lookahead, "orthograd": orthograd, "splus": splus}
+    return {**names, **own, "torch": torch}
 
 
 # keras ----------------------------------------------------------------------------------------------------------------
@@ -560,6 +649,11 @@ OPTIMI = [
         "Adan(lr=0.1, betas=(0.9, 0.8, 0.95), eps=1e-3, weight_decay=0.1)",
         "adan(0.1, 0.9, 0.8, 0.95, 1e-3, 0.0, 0.1)",
     ),
+    Case("StableAdamW(lr=1e-2)", "stable_adamw(1e-2)"),
+    Case(
+        "StableAdamW(lr=0.1, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1)",
+        "stable_adamw(0.1, 0.8, 0.95, 1e-3, 0.1)",
+    ),
 ]
 
 LION_PYTORCH = [
@@ -589,6 +683,19 @@ DADAPTATION = [
         "decouple=True)",
         "dadapt_adamw(0.5, (0.8, 0.95), 1e-3, 1e-3, 0.1)",
     ),
+    # Its first norm is taken before weight decay.
+    Case("DAdaptSGD()", "dadapt_sgd()"),
+    Case("DAdaptSGD(lr=0.5, momentum=0.9, d0=1e-3, growth_rate=1.1)", "dadapt_sgd(0.5, 0.9, 1e-3, 1.1)"),
+    Case("DAdaptAdaGrad()", "dadapt_adagrad()"),
+    Case(
+        "DAdaptAdaGrad(lr=0.5, momentum=0.8, weight_decay=0.1, eps=1e-3, d0=1e-3, growth_rate=1.2)",
+        "dadapt_adagrad(0.5, 0.8, 1e-3, 1e-3, 1.2, weight_decay=0.1)",
+    ),
+    Case("DAdaptLion()", "dadapt_lion()"),
+    Case(
+        "DAdaptLion(lr=0.5, betas=(0.8, 0.95), weight_decay=0.1, d0=1e-3)",
+        "dadapt_lion(0.5, (0.8, 0.95), 1e-3, 0.1)",
+    ),
 ]
 
 # Its weight decay is coupled.
@@ -605,6 +712,11 @@ DOG = [
         "LDoG(lr=0.5, reps_rel=1e-2, eps=1e-3)",
         "chain(scale_by_distance_over_gradients(1e-2, 1e-3, 'float64', 0.5), scale_by_learning_rate(1.0))",
         name="scale_by_distance_over_gradients",
+    ),
+    Case("LDoG()", "ldog(param_dtype='float64')"),
+    Case(
+        "LDoG(lr=0.5, reps_rel=1e-2, eps=1e-3, weight_decay=0.1)",
+        "ldog(0.5, 1e-2, 1e-3, 'float64', weight_decay=0.1)",
     ),
 ]
 
@@ -653,6 +765,72 @@ SCHEDULEFREE = [
 ]
 
 
+# The projections are those of `drawn`. Its eps is added before debiasing.
+EPS_OF_APOLLO = "eps=from_function(lambda n: 1e-6 / (1 - 0.999 ** (n + 1)) ** 0.5)"
+DRAWN = "lambda key, shape, dtype: __import__('numpy').random.default_rng(0).standard_normal(shape)"
+APOLLO = [
+    Case("apollo(2, lr=1e-2)", f"apollo(1e-2, 2, {EPS_OF_APOLLO}, sampler={DRAWN})"),
+    Case(
+        "apollo(1, lr=0.1, scale=2.0, betas=(0.8, 0.95), eps=0.0, disable_nl=True)",
+        f"apollo(0.1, 1, scale=2.0, b1=0.8, b2=0.95, eps=0.0, max_growth=None, sampler={DRAWN})",
+    ),
+    Case(
+        "apollo(1, lr=1e-3, scale=128.0, scale_type='tensor', scale_front=True)",
+        f"apollo(1e-3, 1, scale=128.0, scale_type='tensor', {EPS_OF_APOLLO}, sampler={DRAWN})",
+        name="apollo_mini",
+    ),
+]
+
+
+def apollo_names() -> dict[str, Any]:
+    # What it imports of these is a check of versions, and its quantized variants.
+    import types
+
+    absent = {name: mock.MagicMock() for name in ("transformers", "transformers.utils.versions", "bitsandbytes")}
+    folder = Path(importlib.util.find_spec("torch").origin).parents[1] / "apollo_torch"
+    with mock.patch.dict(sys.modules, absent | {"apollo_torch": types.ModuleType("apollo_torch")}):
+        sys.modules["apollo_torch"].__path__ = [str(folder)]
+        build = importlib.import_module("apollo_torch.apollo").AdamW
+        projector = sys.modules["apollo_torch.random_projector"]
+
+    def drawn(shape: Any, seed: int, device: Any, dtype: Any) -> torch.Tensor:
+        return torch.tensor(np.random.default_rng(0).standard_normal(shape))
+
+    def apollo(rank: int, scale: float = 1.0, scale_type: str = "channel", **given: Any) -> Any:
+        """APOLLO on the matrix, and so Adam on the vector."""
+        projector.stable_randn = drawn
+        low = {"rank": rank, "scale": scale, "scale_type": scale_type, "update_proj_gap": 200}
+        low |= {"proj": "random", "proj_type": "std"}
+        return lambda params: build([{"params": params[:1], **low}, {"params": params[1:]}], **given)
+
+    return {"apollo": apollo}
+
+
+# Names of params say what a block is: "gain" all of a leaf, "mlp" a row of a matrix.
+ADAM_MINI = [
+    Case("adam_mini('gain', lr=1e-3)", "adam_mini(1e-3)"),
+    Case(
+        "adam_mini('mlp', lr=0.1, betas=(0.8, 0.95), eps=1e-3, weight_decay=0.1)",
+        "adam_mini(0.1, 0.8, 0.95, 1e-3, axis=1, weight_decay=0.1)",
+    ),
+]
+
+
+def adam_mini_names() -> dict[str, Any]:
+    build = __import__("adam_mini").Adam_mini
+    named = lambda matrix, params: zip((matrix, "gain"), params, strict=True)
+    return {"adam_mini": lambda matrix, **given: lambda params: build(named(matrix, params), verbose=False, **given)}
+
+
+CAME = [
+    Case("CAME(lr=2e-4)", "came(2e-4)"),
+    Case(
+        "CAME(lr=1e-2, eps=(1e-20, 1e-3), clip_threshold=0.5, betas=(0.8, 0.95, 0.99), weight_decay=0.1)",
+        "came(1e-2, (0.8, 0.95, 0.99), (1e-20, 1e-3), 0.5, weight_decay=0.1)",
+    ),
+]
+
+
 # Rules from their papers (papers.py) ----------------------------------------------------------------------------------
 
 PAPERS = [
@@ -664,6 +842,18 @@ PAPERS = [
     Case(
         "AdaBound(lr=0.01, final_lr=0.05, gamma=0.1, decay=0.1)",
         "adabound(0.01, 0.05, gamma=0.1, weight_decay=0.1)",
+    ),
+    # The estimates of the Hessian are given: the gradients.
+    Case("AdaHessian(lr=0.1)", "adahessian(0.1, hessian_diagonal_fn=identity())"),
+    Case(
+        "AdaHessian(lr=0.01, b1=0.8, b2=0.95, eps=1e-2, power=0.5, decay=0.1)",
+        "adahessian(0.01, 0.8, 0.95, 1e-2, 0.1, hessian_power=0.5, hessian_diagonal_fn=identity())",
+    ),
+    # One projection for all steps, as of GaLore above.
+    Case("Fira(lr=1e-2, rank=2)", "fira(1e-2, 2)"),
+    Case(
+        "Fira(lr=0.1, rank=1, b1=0.8, b2=0.95, eps=1e-3, scale=0.25, limit=1.2, decay=0.1)",
+        "fira(0.1, 1, scale=0.25, b1=0.8, b2=0.95, eps=1e-3, max_growth=1.2, weight_decay=0.1)",
     ),
 ]
 
@@ -718,6 +908,9 @@ PACKAGES = {
     "dog": Package("dog-optimizer", imported("dog"), DOG),
     "momo": Package("momo-opt", imported("momo"), MOMO),
     "schedulefree": Package("schedulefree", schedulefree_names, SCHEDULEFREE),
+    "apollo": Package("apollo-torch", apollo_names, APOLLO),
+    "adam_mini": Package("adam_mini", adam_mini_names, ADAM_MINI),
+    "came_pytorch": Package("came-pytorch", imported("came_pytorch"), CAME),
     "papers": Package("torch", imported("papers"), PAPERS),
 }
 

@@ -65,3 +65,74 @@ class AdaBound(torch.optim.Optimizer):
                 rate = lr * (1 - b2**t) ** 0.5 / (1 - b1**t) / (v.sqrt() + eps)
                 p.data *= 1 - lr * decay
                 p.data -= rate.clamp(low, high) * m
+
+
+class Fira(torch.optim.Optimizer):
+    """https://arxiv.org/abs/2410.01623: Adam in a basis of the first gradient, and the rest of it scaled alike."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        rank: int,
+        b1: float = 0.9,
+        b2: float = 0.999,
+        eps: float = 1e-6,
+        scale: float = 1,
+        limit: float = 1.01,
+        decay: float = 0,
+    ):
+        named = {"lr": lr, "rank": rank, "b1": b1, "b2": b2, "eps": eps, "scale": scale, "limit": limit, "decay": decay}
+        super().__init__(params, named)
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            b1, b2 = group["b1"], group["b2"]
+            for p in group["params"]:
+                state, g = self.state[p], p.grad
+                t = state["t"] = state.get("t", 0) + 1
+                is_matrix = p.ndim == 2  # with more rows than columns
+                if is_matrix and t == 1:
+                    state["v"] = torch.linalg.svd(g).Vh[: group["rank"]]
+                low = g @ state["v"].T if is_matrix else g
+                m = state["m"] = b1 * state.get("m", torch.zeros_like(low)) + (1 - b1) * low
+                s = state["s"] = b2 * state.get("s", torch.zeros_like(low)) + (1 - b2) * low**2
+                corrected = (1 - b2**t) ** 0.5
+                step = m / (s.sqrt() + group["eps"] * corrected)
+                if is_matrix:
+                    rest = (g - low @ state["v"]) * (step.norm(dim=1) / (low.norm(dim=1) + 1e-8))[:, None]
+                    if t > 1:
+                        growth = rest.norm() / (state["norm"] + 1e-8)
+                        rest = rest * group["limit"] / max(growth, group["limit"])
+                    state["norm"] = rest.norm()
+                    step = group["scale"] * (step @ state["v"] + rest)
+                p.data *= 1 - group["lr"] * group["decay"]
+                p.data -= group["lr"] * corrected / (1 - b1**t) * step
+
+
+class AdaHessian(torch.optim.Optimizer):
+    """https://arxiv.org/abs/2006.00719: Adam with the Hessian's diagonal, here the gradient, in its second moment."""
+
+    def __init__(
+        self,
+        params: Any,
+        lr: float,
+        b1: float = 0.9,
+        b2: float = 0.999,
+        eps: float = 1e-4,
+        power: float = 1,
+        decay: float = 0,
+    ):
+        super().__init__(params, {"lr": lr, "b1": b1, "b2": b2, "eps": eps, "power": power, "decay": decay})
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            lr, b1, b2, eps, decay = (group[name] for name in ("lr", "b1", "b2", "eps", "decay"))
+            for p in group["params"]:
+                state, g = self.state[p], p.grad
+                t = state["t"] = state.get("t", 0) + 1
+                m = state["m"] = b1 * state.get("m", torch.zeros_like(p)) + (1 - b1) * g
+                v = state["v"] = b2 * state.get("v", torch.zeros_like(p)) + (1 - b2) * g**2
+                curvature = (v / (1 - b2**t)).sqrt() ** group["power"]
+                p.data *= 1 - lr * decay
+                p.data -= lr * m / (1 - b1**t) / (curvature + eps)

@@ -251,10 +251,10 @@ def _states_of(transform: Any, state: Any, count: Any, path: str) -> dict[str, t
 
 
 def _state_of_field(transform: Any, state: Any) -> dict[str, Any]:
-    """Of a transform around one other, the state of that: in the field `inner`, or in one that ends in `_state`."""
+    """The states of the transforms in the fields: in fields of these names, or of one in `inner` or `..._state`."""
     names = [name for name, held in _fields(transform).items() if isinstance(held, GradientTransformation)]
     if len(names) != 1:
-        return {}
+        return {name: getattr(state, name) for name in names if name in _fields(state)}
     places = [name for name in _fields(state) if name == "inner" or name.endswith("_state")]
     if isinstance(transform, Wrapper) or len(places) == 1:
         return {names[0]: getattr(state, "inner" if isinstance(transform, Wrapper) else places[0])}

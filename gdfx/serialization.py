@@ -83,9 +83,10 @@ def _functions() -> dict[str, Callable[..., Any]]:
 def _public() -> dict[str, Any]:
     # Not at the top: the package imports this module.
     root = importlib.import_module(__package__ or "gdfx")
-    found = {}
-    for prefix, module in (("", root), ("schedules.", root.schedules), ("tree.", root.tree)):
-        for name, held in vars(module).items():
+    found, modules = {}, {"": root, "schedules.": root.schedules, "tree.": root.tree}
+    for prefix, module in modules.items():
+        for name in dir(module):
+            held = getattr(module, name)
             if not name.startswith("_") and (getattr(held, "__module__", None) or "").split(".")[0] == root.__name__:
                 found[prefix + name] = held
     return found

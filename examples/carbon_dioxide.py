@@ -24,7 +24,6 @@ from statsmodels.datasets import co2
 
 import gdfx
 
-jax.config.update("jax_enable_x64", True)
 LEVEL = 280.0  # parts per million, told by old ice
 START = {
     "excess": 50.0,  # above the level from before industry, in 1980, in parts per million
@@ -57,6 +56,7 @@ def main() -> None:
     if not 500 <= seen.sum() < len(seen):
         parser.error(f"--until is {options.until}, expected a year that leaves ten years before and some after: 1970")
 
+    jax.config.update("jax_enable_x64", True)
     residuals = lambda params: curve(params, years[seen]) - found[seen]
     result = gdfx.least_squares(residuals, jax.tree.map(jnp.asarray, START))
     print(f"ended by {result.status}, after {result.steps} steps and {result.evaluations} evaluations\n")

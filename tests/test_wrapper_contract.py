@@ -21,6 +21,7 @@ def on_odd_steps(count):
 
 WRAPPERS = {
     "accumulate": lambda inner: gdfx.accumulate(inner, 3),
+    "cautious": gdfx.cautious,
     "chain": lambda inner: gdfx.chain(gdfx.clip_by_global_norm(1.0), inner, gdfx.ema_params(0.9)),
     "conditionally_mask": lambda inner: gdfx.conditionally_mask(inner, on_odd_steps),
     "conditionally_transform": lambda inner: gdfx.conditionally_transform(inner, on_odd_steps),
@@ -32,6 +33,7 @@ WRAPPERS = {
     "mechanize": gdfx.mechanize,
     "partition": lambda inner: gdfx.partition({"vector": gdfx.sgd(0.05), "rest": inner}, BY_NAME),
     "record": lambda inner: gdfx.record(inner, groups=[(".*", "all")]),
+    "restart": lambda inner: gdfx.restart(inner, 3),
     "sam": lambda inner: gdfx.chain(gdfx.sam(0.1), inner),
     "schedule_free": lambda inner: gdfx.schedule_free(inner, 0.05),
     "selective_transform": lambda inner: gdfx.selective_transform(inner, freeze_mask=False),

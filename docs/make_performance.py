@@ -41,6 +41,8 @@ WHY: dict[str, str] = {
     "compiles for a CPU writes one array, without which seven would do",
     "update_clip_adamw_ten": "a loop that XLA compiles for a CPU writes one array: eleven arrays' worth of memory are "
     "read and written, where PyTorch's fused kernel moves eight",
+    "import_gdfx": "most of it goes into making some 300 dataclasses, the optimizers and their states, and into one "
+    "garbage collection over what JAX has imported",
 }
 HEAD = """\
 # Performance

@@ -22,7 +22,7 @@ def loss_fn(w: jax.Array, x: jax.Array, sign: jax.Array) -> jax.Array:
 
 
 def _solve(x: jax.Array, sign: jax.Array) -> Any:
-    return gdfx.minimize(loss_fn, jnp.zeros(x.shape[-1] + 1), (x, sign), tol=TOLERANCE)
+    return gdfx.minimize(loss_fn, jnp.zeros(x.shape[-1] + 1), (x, sign), "trust_region", tol=TOLERANCE)
 
 
 def batched(x: np.ndarray, sign: np.ndarray) -> Callable[[], Repeat]:
@@ -106,7 +106,8 @@ def solve_thousand(setting: Setting) -> Workload:
     chosen = np.random.default_rng(0).integers(len(features), size=(problems, rows))
     x, sign = features[chosen][..., :10], (2 * labels[chosen] - 1).astype(np.float32)
     return Workload(
-        about=f"{problems} logistic regressions, each of other {rows} rows and 10 features of the breast-cancer table",
+        about=f"{problems} logistic regressions, each of other {rows} rows and 10 features of the breast-cancer table, "
+        "by trust_region",
         unit="problem",
         sizes={"problems": problems, "rows": rows, "features": 10},
         contestants={GDFX: batched(x, sign), SCIPY: by_scipy(x, sign), ONE_BY_ONE: one_by_one(x, sign)},

@@ -51,6 +51,10 @@ class Optimizer(GradientTransformation):
     def makes_steps(self):
         return Chain((self,)).makes_steps
 
+    @property
+    def differentiable(self):
+        return Chain((self,)).differentiable
+
 
 @dataclass(frozen=True)
 class ChainState:
@@ -172,6 +176,10 @@ class Chain(GradientTransformation):
     @property
     def makes_steps(self):
         return any(link.makes_steps for link in self._links(jnp.zeros((), jnp.int32)))
+
+    @property
+    def differentiable(self):
+        return all(link.differentiable for link in self._links(jnp.zeros((), jnp.int32)))
 
     def __repr__(self):
         return f"chain({', '.join(map(repr, self.transforms))})"

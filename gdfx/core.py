@@ -60,9 +60,6 @@ class GradientTransformation(Value):
     per_example: ClassVar[bool] = False
     """Whether `update` takes a gradient for each example: leaves with one more axis than the params, in front."""
 
-    differentiable: ClassVar[bool] = True
-    """Whether derivatives pass through what it makes of updates; if not, they see it as constant."""
-
     @property
     def takes(self) -> str | None:
         """`"gradients"` or `"steps"` if it must stand before, or after, the link of a chain that makes steps."""
@@ -72,6 +69,11 @@ class GradientTransformation(Value):
     def makes_steps(self) -> bool:
         """Whether the updates are gradients before it, and after it steps, which are added to params."""
         return False
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether derivatives pass through what it makes of updates; if not, they see it as constant."""
+        return True
 
     def __post_init__(self):
         for name in self._ranges:

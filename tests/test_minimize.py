@@ -238,6 +238,14 @@ class TestDerivatives:
         with pytest.raises(ValueError, match=rf"scale_by_{method}\(.*computes steps that derivatives see as constants"):
             self.solve(jnp.ones(3), jnp.ones(3), method=method, derivatives="unrolled")
 
+    def test_whether_steps_are_constants_is_told_through_compositions(self):
+        steps = gdfx.trust_region()
+        whole = gdfx.chain(steps), gdfx.guard(steps), gdfx.partition({"all": steps}, [("", "all")])
+        assert not any(t.differentiable for t in (steps, *whole))
+        assert all(t.differentiable for t in (gdfx.lbfgs(), gdfx.chain(gdfx.clip(1.0), gdfx.adam(0.1))))
+        with pytest.raises(ValueError, match="steps that derivatives see as constants"):
+            self.solve(jnp.ones(3), jnp.ones(3), method=gdfx.guard(steps), derivatives="unrolled")
+
     def test_of_a_hyperparameter(self):
         def end(rate):
             options = {"method": gdfx.sgd(rate), "max_steps": 3, "derivatives": "unrolled"}

@@ -3,8 +3,6 @@
 Madsen, Nielsen and Tingleff, Methods for Non-Linear Least Squares Problems, algorithm 3.21; with scaled variables.
 """
 
-from typing import ClassVar
-
 import jax
 import jax.numpy as jnp
 
@@ -40,7 +38,9 @@ class scale_by_dogleg(GradientTransformation):
 
     initial_radius: Positive = 1.0
 
-    differentiable: ClassVar[bool] = False
+    @property
+    def differentiable(self):
+        return False
 
     @property
     def needs(self):

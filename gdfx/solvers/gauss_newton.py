@@ -1,6 +1,6 @@
 """Gauss-Newton with a line search: Nocedal and Wright, section 10.3, https://doi.org/10.1007/978-0-387-40065-5."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +35,9 @@ class scale_by_gauss_newton(GradientTransformation):
     Params are real. Derivatives see the direction as a constant.
     """
 
-    differentiable: ClassVar[bool] = False
+    @property
+    def differentiable(self):
+        return False
 
     @property
     def needs(self):

@@ -1,6 +1,6 @@
 """L-BFGS-B: https://doi.org/10.1137/0916069, with the projection of https://doi.org/10.1145/2049662.2049669."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,11 +59,13 @@ class scale_by_lbfgsb(GradientTransformation):
     memory_size: int = static(default=10)
     max_linesearch_steps: Interval = 20
 
-    differentiable: ClassVar[bool] = False
-
     def __post_init__(self):
         super().__post_init__()
         _check(self)
+
+    @property
+    def differentiable(self):
+        return False
 
     @property
     def needs(self):

@@ -4,7 +4,7 @@ The scaling is that of Moré, https://doi.org/10.1007/BFb0067700; the damping fo
 Nielsen and Tingleff, Methods for Non-Linear Least Squares Problems, algorithm 3.16.
 """
 
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -49,11 +49,13 @@ class scale_by_levenberg_marquardt(GradientTransformation):
     method: Method = static(default="qr")
     bounds: Any = None
 
-    differentiable: ClassVar[bool] = False
-
     def __post_init__(self):
         super().__post_init__()
         _check(self)
+
+    @property
+    def differentiable(self):
+        return False
 
     @property
     def needs(self):

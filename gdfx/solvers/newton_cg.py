@@ -3,7 +3,7 @@
 Nocedal and Wright, algorithm 7.1: https://doi.org/10.1007/978-0-387-40065-5.
 """
 
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,11 +46,13 @@ class scale_by_newton_cg(GradientTransformation):
 
     max_cg_iterations: int | None = static(default=None)
 
-    differentiable: ClassVar[bool] = False
-
     def __post_init__(self):
         super().__post_init__()
         check_iterations(self)
+
+    @property
+    def differentiable(self):
+        return False
 
     @property
     def needs(self):

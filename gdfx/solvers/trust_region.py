@@ -3,7 +3,7 @@
 https://doi.org/10.1007/978-0-387-40065-5.
 """
 
-from typing import ClassVar, Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -65,11 +65,13 @@ class scale_by_trust_region(GradientTransformation):
     curvature: Curvature = static(default="hessian")
     max_cg_iterations: int | None = static(default=None)
 
-    differentiable: ClassVar[bool] = False
-
     def __post_init__(self):
         super().__post_init__()
         _check(self)
+
+    @property
+    def differentiable(self):
+        return False
 
     @property
     def needs(self):

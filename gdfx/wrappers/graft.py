@@ -52,6 +52,10 @@ class graft(GradientTransformation):
     def makes_steps(self):
         return self.magnitude.makes_steps or self.direction.makes_steps
 
+    @property
+    def differentiable(self):
+        return self.magnitude.differentiable and self.direction.differentiable
+
     def init(self, params):
         if self.magnitude.makes_steps != self.direction.makes_steps:
             what = ["a link that makes directions", "a whole optimizer"]

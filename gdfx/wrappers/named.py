@@ -54,6 +54,10 @@ class NamedChain(GradientTransformation):
     def makes_steps(self):
         return any(link.makes_steps for link in self.transforms)
 
+    @property
+    def differentiable(self):
+        return all(link.differentiable for link in self.transforms)
+
     def __repr__(self):
         pairs = (f"({name!r}, {link!r})" for name, link in zip(self.names, self.transforms, strict=True))
         return f"named_chain({', '.join(pairs)})"

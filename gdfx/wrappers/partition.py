@@ -65,6 +65,10 @@ class partition(GradientTransformation):
     def makes_steps(self):
         return any(t.makes_steps for t in self.transforms.values())
 
+    @property
+    def differentiable(self):
+        return all(t.differentiable for t in self.transforms.values())
+
     def init(self, params):
         check_params(params)
         labels = self._resolve(params)

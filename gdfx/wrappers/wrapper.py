@@ -28,5 +28,9 @@ class Wrapper(GradientTransformation):
     def makes_steps(self):
         return self.transform.makes_steps
 
+    @property
+    def differentiable(self):
+        return self.transform.differentiable
+
     def eval_params(self, state, params):
         return self.transform.eval_params(state.inner, params)

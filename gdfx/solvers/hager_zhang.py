@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from ..core import Tree, increment
 from ..pytrees import Interval, NonNegative, Range, pytree, static
 from ..tree import check_params, norm, ratio, real_dtype, where, zeros_like
-from .line import LineSearch, guess_from, line_of, numbers_of, step_along
+from .line import LineSearch, Point, guess_from, line_of, numbers_of, step_along
 
 InitialGuess: TypeAlias = Literal["one", "parabola"]
 
@@ -44,16 +44,6 @@ class ScaleByHagerZhangLinesearchState:
         return {"linesearch_rate": self.learning_rate, "linesearch_steps": self.info.num_linesearch_steps}
 
 
-class _Point(NamedTuple):
-    """A point on the line."""
-
-    stepsize: jax.Array
-    value: jax.Array
-    slope: jax.Array
-    decrease_error: jax.Array
-    curvature_error: jax.Array
-
-
 # What a point is tried for: an upper end, the two of a double secant step, the middle of an interval that they did not
 # shorten enough.
 _BRACKET, _SECANT, _SECOND, _MIDDLE = range(4)
@@ -65,12 +55,12 @@ class _Search(NamedTuple):
     tried: jax.Array  # how many points
     stage: jax.Array
     stepsize: jax.Array  # to try next
-    low: _Point  # the slope falls there, and the loss is about that of the start or lower
-    high: _Point  # the slope rises there, or while `too_high` the loss is higher than at the start, or undefined
+    low: Point  # the slope falls there, and the loss is about that of the start or lower
+    high: Point  # the slope rises there, or while `too_high` the loss is higher than at the start, or undefined
     too_high: jax.Array
-    before: tuple[_Point, _Point]  # the ends before the double secant step
-    last: _Point  # tried last
-    best: tuple[_Point, Tree]  # the lowest point with sufficient decrease, at first the start, and the gradient there
+    before: tuple[Point, Point]  # the ends before the double secant step
+    last: Point  # tried last
+    best: tuple[Point, Tree]  # the lowest point with sufficient decrease, at first the start, and the gradient there
     done: jax.Array
 
 
@@ -162,7 +152,7 @@ def _first(line):
 
 def _start(line, guess, tried, done):
     zero, infinity = (jnp.full((), x, line.dtype) for x in (0.0, jnp.inf))
-    start = _Point(zero, line.value, line.slope, infinity, infinity)
+    start = Point(zero, line.value, line.slope, infinity, infinity)
     no, stage = jnp.zeros((), bool), jnp.full((), _BRACKET, jnp.int32)
     return _Search(tried, stage, guess, start, start, no, (start, start), start, (start, line.grad), done)
 
@@ -227,4 +217,4 @@ def _point(now, line, stepsize):
     # Where the gradient is not finite the next direction would not be.
     defined = jnp.isfinite(value) & jnp.isfinite(slope)
     decrease, curvature = (jnp.where(defined, jnp.maximum(x, 0), jnp.inf) for x in errors)
-    return _Point(stepsize, value, slope, decrease, curvature), grad
+    return Point(stepsize, value, slope, decrease, curvature), grad

@@ -54,6 +54,16 @@ class Line(NamedTuple):
         return _scalar("value_fn returned a value that", self.value_fn(params)).astype(self.dtype)
 
 
+class Point(NamedTuple):
+    """A point on a line, and by how much it misses the conditions of decrease and curvature."""
+
+    stepsize: jax.Array
+    value: jax.Array
+    slope: jax.Array
+    decrease_error: jax.Array
+    curvature_error: jax.Array
+
+
 class LineSearch(GradientTransformation):
     """A transform of steps that evaluates the loss along them."""
 

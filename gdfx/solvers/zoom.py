@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from ..core import Tree, increment
 from ..pytrees import Interval, NonNegative, Positive, pytree, static
 from ..tree import check_params, real_dtype, where, zeros_like
-from .line import LineSearch, guess_from, line_of, numbers_of, step_along
+from .line import LineSearch, Point, guess_from, line_of, numbers_of, step_along
 
 InitialGuess: TypeAlias = Literal["one", "keep"]
 
@@ -48,16 +48,6 @@ class ScaleByZoomLinesearchState:
         return {"linesearch_rate": self.learning_rate, "linesearch_steps": self.info.num_linesearch_steps}
 
 
-class _Point(NamedTuple):
-    """A point on the line."""
-
-    stepsize: jax.Array
-    value: jax.Array
-    slope: jax.Array
-    decrease_error: jax.Array
-    curvature_error: jax.Array
-
-
 class _Search(NamedTuple):
     """A search under way."""
 
@@ -65,11 +55,11 @@ class _Search(NamedTuple):
     # While no interval is found, `low` is the last point tried. Then one between `low` and `high` is wanted: `low` has
     # the lower loss, and may lie to the right.
     found: jax.Array
-    low: _Point
-    high: _Point
-    other: _Point  # a third, for the cubic
-    last: tuple[_Point, Tree]  # the last point tried, and the gradient there
-    safe: tuple[_Point, Tree]  # the best point so far with sufficient decrease, at first the start
+    low: Point
+    high: Point
+    other: Point  # a third, for the cubic
+    last: tuple[Point, Tree]  # the last point tried, and the gradient there
+    safe: tuple[Point, Tree]  # the best point so far with sufficient decrease, at first the start
     done: jax.Array
     failed: jax.Array
 
@@ -144,7 +134,7 @@ class scale_by_zoom_linesearch(LineSearch):
 
 def _start(line):
     zero, infinity = (jnp.full((), x, line.dtype) for x in (0.0, jnp.inf))
-    start = _Point(zero, line.value, line.slope, infinity, infinity)
+    start = Point(zero, line.value, line.slope, infinity, infinity)
     no = jnp.zeros((), bool)
     at_start = start, line.grad
     return _Search(jnp.zeros((), jnp.int32), no, start, start, start, at_start, at_start, no, no)
@@ -191,7 +181,7 @@ def _point(now, line, stepsize):
     # Where the gradient is not finite the next direction would not be.
     undefined = lambda error: jnp.isnan(error) | ~jnp.isfinite(slope)
     decrease, curvature = (jnp.where(undefined(x), jnp.inf, jnp.maximum(x, 0)) for x in errors)
-    return _Point(stepsize, value, slope, decrease, curvature), grad
+    return Point(stepsize, value, slope, decrease, curvature), grad
 
 
 def _between(low, high, other):

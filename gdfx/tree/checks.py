@@ -1,5 +1,6 @@
 """What is raised, with the path of the leaf, where trees do not go together."""
 
+import functools
 from typing import Any, TypeAlias
 
 import jax
@@ -44,18 +45,32 @@ def check_like(tree: Tree, like: Tree, name: str, like_name: str, *, same_kind: 
     """
     if jax.tree.structure(tree) != jax.tree.structure(like):
         _raise_structure(tree, like, name, like_name)
-    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(like), strict=True):
-        at = f"at {path_str(path)}, {name}"
-        if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.inexact):
-            found = f"dtype {x.dtype}" if hasattr(x, "dtype") else f"type {type(x).__name__}"
-            raise TypeError(f"{at} have {found}, expected an array of floats. Are the params there integers?")
-        if jnp.shape(x) != jnp.shape(y):
-            raise ValueError(
-                f"{at} have shape {jnp.shape(x)}, expected {jnp.shape(y)} as in {like_name}; nothing is broadcast. "
-                "Were the gradients summed or averaged over an axis, or taken with respect to other params?"
-            )
-        if same_kind and jnp.iscomplexobj(x) and not jnp.iscomplexobj(y):
-            raise TypeError(f"{at} have dtype {x.dtype}, expected a real one, as {like_name} have {y.dtype}")
+    for i, (x, y) in enumerate(zip(jax.tree.leaves(tree), jax.tree.leaves(like), strict=True)):
+        if fault := _fault(x, y, like_name, same_kind):
+            path, _ = jax.tree_util.tree_leaves_with_path(tree)[i]
+            error, told = fault
+            raise error(f"at {path_str(path)}, {name} have {told}")
+
+
+def _fault(x: Any, y: Any, like_name: str, same_kind: bool) -> tuple[type[Exception], str] | None:
+    """What is wrong with a leaf that is to be like `y`, and the error for it."""
+    dtype = getattr(x, "dtype", None)
+    if dtype is None or not _is_inexact(dtype):
+        found = f"dtype {dtype}" if dtype is not None else f"type {type(x).__name__}"
+        return TypeError, f"{found}, expected an array of floats. Are the params there integers?"
+    if x.shape != jnp.shape(y):
+        return ValueError, (
+            f"shape {x.shape}, expected {jnp.shape(y)} as in {like_name}; nothing is broadcast. "
+            "Were the gradients summed or averaged over an axis, or taken with respect to other params?"
+        )
+    if same_kind and dtype.kind == "c" and not jnp.iscomplexobj(y):
+        return TypeError, f"dtype {dtype}, expected a real one, as {like_name} have {y.dtype}"
+    return None
+
+
+@functools.cache
+def _is_inexact(dtype: Any) -> bool:
+    return jnp.issubdtype(dtype, jnp.inexact)
 
 
 def side_by_side(

@@ -76,7 +76,7 @@ def blocks(rows: list[Any], size: int = 32) -> list[list[int]]:
     alike: dict[Any, list[int]] = {}
     for i, row in enumerate(rows):
         arrays, structure = jax.tree.flatten(row)
-        kind = tuple([(typeof(x), None if isinstance(x, Tracer) else getattr(x, "sharding", None)) for x in arrays])
+        kind = tuple([x.aval if isinstance(x, Tracer) else (typeof(x), getattr(x, "sharding", None)) for x in arrays])
         alike.setdefault((structure, kind), []).append(i)
     return [same[k : k + size] for same in alike.values() for k in range(0, len(same), size)]
 

@@ -937,7 +937,7 @@ LAYERS = {
     "checks.py": set(),
     "numerics.py": {"checks", "core", "tree"},
     "matrix.py": {"checks", "numerics", "tree"},
-    "newton_schulz.py": {"tree"},
+    "newton_schulz.py": {"decompositions", "tree"},
     "decompositions.py": set(),
     "core.py": {"pytrees", "tree", "schedules"},
     "composition.py": {"core", "pytrees", "tree"},

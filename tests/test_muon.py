@@ -166,6 +166,27 @@ def test_each_matrix_of_a_stack_is_orthogonalized_by_itself(x64):
         trees_close(apply(stack), jnp.stack([apply(x) for x in stack]), 1e-13)
 
 
+@pytest.mark.parametrize("preconditioning", ["frobenius", "spectral", "aol", "schatten"])
+@pytest.mark.parametrize("dtype", [float, complex])
+def test_flat_matrices_take_two_products_of_the_long_side(preconditioning, dtype, monkeypatch, x64):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, 4, 9)) + (1j * rng.normal(size=(2, 4, 9)) if dtype is complex else 0))
+    table = newton_schulz.coefficient_table(DION, 5)
+    apply = lambda x: orthogonalize(x, table, preconditioning=preconditioning)
+
+    def products(x):  # of the iterations, without those of the norm
+        dots = [e for e in jax.make_jaxpr(lambda x: apply(x))(x).eqns if e.primitive.name == "dot_general"]
+        return sum(any(9 in v.aval.shape for v in e.invars) for e in dots) - 2 * (preconditioning == "spectral")
+
+    flat = apply(x)
+    assert products(x) == 2
+    half = orthogonalize(x.real, table, dtype=jnp.bfloat16)
+    monkeypatch.setattr(newton_schulz, "_is_flat", lambda y: False)
+    assert products(x) == 10
+    trees_close(flat, apply(x), 1e-12)
+    np.testing.assert_array_equal(half, orthogonalize(x.real, table, dtype=jnp.bfloat16))
+
+
 def test_bfloat16_only_where_asked_for():
     grads = {"w": normal({"w": (8, 16)}, dtype=jnp.bfloat16)["w"]}
     for ns_dtype, expected in ((None, "float32"), ("bfloat16", "bfloat16")):

@@ -51,7 +51,7 @@ class MatrixLayout(NamedTuple):
         if not self.blocks:
             return jnp.transpose(leaf, self.order).reshape(self.matrix)
         *stack, i, j, m, n = self.matrix
-        x = jnp.transpose(unsharded(self, leaf)[0], self.order)
+        x = jnp.transpose(unsharded(self, leaf), self.order)
         return jnp.swapaxes(x.reshape(*stack, i, m, j, n), -3, -2)
 
     def to_leaf(self, matrix: jax.Array) -> jax.Array:
@@ -100,14 +100,13 @@ def only_matrices(transform: Any, tree: Tree) -> list[MatrixLayout | None]:
     return layouts
 
 
-def unsharded(layout: MatrixLayout, leaf: jax.Array) -> tuple[jax.Array, Any]:
-    """The leaf with each of its matrices on one device, and how it lay on the explicit axes of a mesh."""
+def unsharded(layout: MatrixLayout, leaf: jax.Array) -> jax.Array:
+    """The leaf with each of its matrices on one device."""
     axes = jax.typeof(leaf).sharding.spec
     if not any(axes):
-        return leaf, axes
+        return leaf
     stack = layout.order[: len(layout.matrix) - len(layout.blocks) - 2]
-    whole = jax.P(*(axis if i in stack else None for i, axis in enumerate(axes)))
-    return jax.sharding.reshard(leaf, whole), axes
+    return jax.sharding.reshard(leaf, jax.P(*(axis if i in stack else None for i, axis in enumerate(axes))))
 
 
 def placed_like(x: jax.Array, leaf: jax.Array) -> jax.Array:

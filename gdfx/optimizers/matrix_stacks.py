@@ -9,22 +9,25 @@ import jax.numpy as jnp
 
 from ..core import Tree
 from ..tree.lifting import blocks
-from .matrix_layout import MatrixLayout, unsharded
+from .matrix_layout import MatrixLayout, placed_like, unsharded
 
-_BLOCK = 16  # arrays in a stack: taking each out of a longer one is a kernel of its own, which takes long to compile
+_BLOCK = 16  # arrays in a stack: XLA takes longer to compile how each is taken out of longer ones
 _AT_ONCE = 2**19  # elements of a stack that are worked on at once: more leave the cache of a CPU, fewer idle a GPU
 
 
 def map_matrices_together(
-    fn: Callable[[list[jax.Array]], list[jax.Array]], layouts: list[MatrixLayout | None], tree: Tree
+    fn: Callable[[list[tuple[jax.Array, ...]]], list[jax.Array]], layouts: list[MatrixLayout | None], *trees: Tree
 ) -> Tree:
-    """`fn` of the matrices of all leaves that have a layout, each on one device; the other leaves stay."""
-    leaves, structure = jax.tree.flatten(tree)
-    placed = [(i, y, *unsharded(y, leaves[i])) for i, y in enumerate(layouts) if y]
-    new = fn([layout.to_matrix(leaf) for _, layout, leaf, _ in placed])
-    for (i, layout, _, axes), x in zip(placed, new, strict=True):
-        leaf = layout.to_leaf(x)
-        leaves[i] = jax.sharding.reshard(leaf, axes) if any(axes) else leaf
+    """`fn` of the matrices, each on one device, that the trees hold of all leaves with a layout.
+
+    The other leaves are those of the first tree.
+    """
+    leaves, structure = jax.tree.flatten(trees[0])
+    rows = list(zip(*map(jax.tree.leaves, trees), strict=True))
+    placed = [(i, y) for i, y in enumerate(layouts) if y]
+    new = fn([tuple(y.to_matrix(unsharded(y, x)) for x in rows[i]) for i, y in placed])
+    for (i, layout), x in zip(placed, new, strict=True):
+        leaves[i] = placed_like(layout.to_leaf(x), leaves[i])
     return structure.unflatten(leaves)
 
 

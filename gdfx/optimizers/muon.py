@@ -1,5 +1,6 @@
 """Muon: https://kellerjordan.github.io/posts/muon/; at scale: https://arxiv.org/abs/2502.16982."""
 
+import functools
 from dataclasses import field
 from typing import Any
 
@@ -11,11 +12,11 @@ from ..core import GradientTransformation, Tree, increment
 from ..newton_schulz import PRESETS, Preconditioning
 from ..pytrees import Decay, NonNegative, pytree, static
 from ..transforms.decay import Mask
-from ..transforms.sign import scale_by_sign
 from ..tree import cast_like, debias, leafwise, widen, zeros_like
 from .matrix_groups import beside_adam
 from .matrix_layout import DimensionNumbers, only_matrices
-from .orthogonal import check_muon, orthogonalized
+from .matrix_stacks import in_stacks, map_matrices_together
+from .orthogonal import check_muon, newton_schulz_of, orthogonal
 
 
 @pytree
@@ -66,28 +67,32 @@ class scale_by_muon(GradientTransformation):
 
     def update(self, updates, state, params=None, **extra):
         now, t, layouts = self.at(state.count), increment(state.count), only_matrices(self, updates)
-        rule = _nesterov if self.nesterov else _momentum
-        mu_hat, mu = leafwise(rule, (now.beta, t), widen(updates), state.mu)
-        if self.sign:
-            mu_hat = scale_by_sign().apply(mu_hat, None)
-        new = orthogonalized(now, layouts, mu_hat)
-        if self.adaptive:
-            new = leafwise(_times_dual_norm, (), new, read=(mu_hat,))
-        return cast_like(new, updates), MuonState(t, mu)
+        g = widen(updates)
+        _, mu = leafwise(_average, (now.beta,), g, widen(state.mu))
+        settings, numbers = newton_schulz_of(now)
+        static, scalars = (self.nesterov, self.sign, self.adaptive, settings), (jnp.asarray(now.beta), t, numbers)
+        new = map_matrices_together(functools.partial(in_stacks, _direction, static, scalars), layouts, g, mu)
+        return cast_like(new, updates), MuonState(t, cast_like(mu, state.mu))
 
 
-def _momentum(beta, t, g, mu):
-    mu = beta * mu + (1 - beta) * g
-    return mu / debias(beta, t), mu
+def _average(beta, g, mu):
+    return None, beta * mu + (1 - beta) * g
 
 
-def _nesterov(beta, t, g, mu):
-    mu = beta * mu + (1 - beta) * g
-    return beta * mu / debias(beta, t + 1) + (1 - beta) * g / debias(beta, t), mu
-
-
-def _times_dual_norm(o, m):
-    return jnp.sum((jnp.conj(m) * o).real) * o
+def _direction(static, scalars, row):
+    # For each stack, as the same for each leaf would be as many programs more for XLA to compile.
+    nesterov, sign, adaptive, settings = static
+    beta, t, numbers = scalars
+    g, mu = row
+    real = jnp.promote_types(g.real.dtype, mu.real.dtype)
+    beta, t = beta.astype(real), t.astype(real)
+    m = mu / debias(beta, t)
+    if nesterov:
+        m = beta * mu / debias(beta, t + 1) + (1 - beta) * g / debias(beta, t)
+    if sign:
+        m = jnp.sign(m)
+    new = orthogonal(settings, numbers, (m.astype(g.dtype),))
+    return jnp.sum((jnp.conj(m) * new).real).astype(new.real.dtype) * new if adaptive else new
 
 
 @pytree

@@ -3,14 +3,15 @@
 import functools
 from typing import Any, get_args
 
+import jax
 import jax.numpy as jnp
 
-from ..core import Stateless, Tree
+from ..core import Stateless
 from ..newton_schulz import PRESETS, Preconditioning, check_coefficients, coefficient_table, orthogonalize
 from ..pytrees import NonNegative, pytree, static
 from ..tree import cast_like, widen
 from .factored_rms import check_size
-from .matrix_layout import DimensionNumbers, MatrixLayout, matrix_layouts
+from .matrix_layout import DimensionNumbers, matrix_layouts
 from .matrix_stacks import in_stacks, map_matrices_together
 
 
@@ -34,24 +35,20 @@ class orthogonalize_matrices(Stateless):
 
     def apply(self, updates, params):
         layouts = matrix_layouts(self.weight_dimension_numbers, updates)
-        return cast_like(orthogonalized(self, layouts, widen(updates)), updates)
+        of_matrices = functools.partial(in_stacks, orthogonal, *newton_schulz_of(self))
+        return cast_like(map_matrices_together(of_matrices, layouts, widen(updates)), updates)
 
 
-def orthogonalized(now: Any, layouts: list[MatrixLayout | None], tree: Tree) -> Tree:
-    """The tree with its matrices orthogonal, by the fields that `now` shares with `orthogonalize_matrices`."""
-    of_matrices = functools.partial(
-        in_stacks,
-        _orthogonal,
-        (now.preconditioning, now.ns_dtype),
-        (coefficient_table(now.ns_coeffs, now.ns_steps), now.eps),
-    )
-    return map_matrices_together(of_matrices, layouts, tree)
+def newton_schulz_of(now: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    """What `orthogonal` takes before the matrices, of the fields that `now` shares with `orthogonalize_matrices`."""
+    return (now.preconditioning, now.ns_dtype), (coefficient_table(now.ns_coeffs, now.ns_steps), jnp.asarray(now.eps))
 
 
-def _orthogonal(static, scalars, x):
+def orthogonal(static: tuple[Any, ...], scalars: tuple[Any, ...], row: tuple[jax.Array]) -> jax.Array:
+    """The matrices orthogonal, for `in_stacks`."""
     preconditioning, dtype = static
     coefficients, eps = scalars
-    return orthogonalize(x, coefficients, eps=eps, preconditioning=preconditioning, dtype=dtype)
+    return orthogonalize(*row, coefficients, eps=eps, preconditioning=preconditioning, dtype=dtype)
 
 
 def check_muon(transform: Any) -> None:

@@ -118,6 +118,7 @@ def _rotated(names: list[str], by: int) -> list[str]:
 
 
 def _once(repeat: Repeat) -> dict[str, float]:
+    gc.unfreeze()
     gc.collect()
     _spent.clear()
     seconds = repeat()

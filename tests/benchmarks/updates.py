@@ -4,6 +4,7 @@ An update is what one would write: from gradients, which stay, to new params and
 Its stages are timed one by one, with nothing traced or compiled before. The params of all contestants start the same.
 """
 
+import gc
 import importlib.util
 import json
 import statistics
@@ -185,6 +186,8 @@ def compiled(task: Task, write: Callable[[str], Updater]) -> Callable[[], Repeat
 
         def repeat() -> dict[str, float]:
             jax.clear_caches()  # of what is traced within, too
+            gc.collect()
+            gc.freeze()  # what others left in this process is not looked through at the cost of this one
             params, grads = jax.block_until_ready((task.params(), task.grads()))
             before = np.array(params[0])
             times = [time.perf_counter()]

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from ..composition import Optimizer
-from ..core import GradientTransformation, Tree, increment
+from ..core import Tree, increment
 from ..pytrees import Positive, pytree
 from ..tree import cast_like, check_real_params, norm, ratio, real_dtype, where, zeros_like
-from .line import line_of
+from .line import WholeSteps, line_of
 from .squares import NEEDS, attempt, dot, least_norm, raveled, residuals_of
 
 
@@ -33,26 +33,14 @@ class ScaleByDoglegState:
 
 
 @pytree
-class scale_by_dogleg(GradientTransformation):
+class scale_by_dogleg(WholeSteps):
     """Turns gradients into the steps of `dogleg`, or into 0 where such a step does not lower the loss."""
 
     initial_radius: Positive = 1.0
 
     @property
-    def differentiable(self):
-        return False
-
-    @property
     def needs(self):
         return NEEDS
-
-    @property
-    def takes(self):
-        return "gradients"
-
-    @property
-    def makes_steps(self):
-        return True
 
     def init(self, params):
         check_real_params(params, type(self).__name__)

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from ..composition import Optimizer
-from ..core import GradientTransformation, Tree, as_transformation, increment
+from ..core import Tree, as_transformation, increment
 from ..pytrees import pytree
 from ..tree import cast_like, check_like, check_real_params, copies, norm, ratio, widen
-from .line import searched
+from .line import Direction, searched
 from .squares import dot, least_norm, raveled, residuals_of
 from .zoom import scale_by_zoom_linesearch
 
@@ -23,7 +23,7 @@ class ScaleByGaussNewtonState:
 
 
 @pytree
-class scale_by_gauss_newton(GradientTransformation):
+class scale_by_gauss_newton(Direction):
     """Turns gradients into the change of the params that takes the residuals, as far as they are linear, to 0.
 
     Where no change does it is the one that comes nearest, and of those the shortest: `pinv(J) @ residuals`, with the
@@ -36,16 +36,8 @@ class scale_by_gauss_newton(GradientTransformation):
     """
 
     @property
-    def differentiable(self):
-        return False
-
-    @property
     def needs(self):
         return frozenset({"params", "residual_fn"})
-
-    @property
-    def takes(self):
-        return "gradients"
 
     def init(self, params):
         check_real_params(params, type(self).__name__)

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from ..composition import Optimizer
-from ..core import GradientTransformation, apply_updates, increment
+from ..core import apply_updates, increment
 from ..pytrees import Interval, pytree, static
 from ..transforms.project import box_like, projected_grad_norm, steps_within
 from ..tree import cast, cast_like, check_like, norm, ratio, real_dtype
-from .line import NEEDS, line_of
+from .line import NEEDS, WholeSteps, line_of
 from .zoom import ScaleByZoomLinesearchState, scale_by_zoom_linesearch
 
 
@@ -47,7 +47,7 @@ class ScaleByLBFGSBState:
 
 
 @pytree
-class scale_by_lbfgsb(GradientTransformation):
+class scale_by_lbfgsb(WholeSteps):
     """Makes steps of gradients that keep the params in a box: to the minimum there of a quadratic model of the loss.
 
     The model has the curvature of L-BFGS; a search along the way to its minimum decides how far to go. See `lbfgsb`.
@@ -62,20 +62,8 @@ class scale_by_lbfgsb(GradientTransformation):
         _check(self)
 
     @property
-    def differentiable(self):
-        return False
-
-    @property
     def needs(self):
         return NEEDS
-
-    @property
-    def takes(self):
-        return "gradients"
-
-    @property
-    def makes_steps(self):
-        return True
 
     def init(self, params):
         box_like(_bounds(self.bounds), params)

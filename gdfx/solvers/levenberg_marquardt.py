@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from jax.core import Tracer
 
 from ..composition import Optimizer
-from ..core import GradientTransformation, Tree, apply_updates, increment
+from ..core import Tree, apply_updates, increment
 from ..pytrees import Positive, pytree, static
 from ..transforms.project import box_like, projected_grad_norm, steps_within
 from ..tree import cast_like, check_real_params, norm, path_str, ratio, real_dtype, where, widen, zeros_like
 from .conjugate_gradients import truncated_cg
-from .line import line_of
+from .line import WholeSteps, line_of
 from .squares import NEEDS, attempt, dot, raveled, residuals_of
 
 Method: TypeAlias = Literal["qr", "cg"]
@@ -43,7 +43,7 @@ class ScaleByLevenbergMarquardtState:
 
 
 @pytree
-class scale_by_levenberg_marquardt(GradientTransformation):
+class scale_by_levenberg_marquardt(WholeSteps):
     """Turns gradients into the steps of `levenberg_marquardt`, or into 0 where such a step does not lower the loss."""
 
     damping: Positive = 1e-2
@@ -55,20 +55,8 @@ class scale_by_levenberg_marquardt(GradientTransformation):
         _check(self)
 
     @property
-    def differentiable(self):
-        return False
-
-    @property
     def needs(self):
         return NEEDS
-
-    @property
-    def takes(self):
-        return "gradients"
-
-    @property
-    def makes_steps(self):
-        return True
 
     def init(self, params):
         check_real_params(params, type(self).__name__)

@@ -73,6 +73,26 @@ def searched(
     return direction, scale_by_learning_rate(1.0 if learning_rate is None else learning_rate), *search
 
 
+class Direction(GradientTransformation):
+    """A transform of gradients that solves for a direction, which is constant for derivatives."""
+
+    @property
+    def differentiable(self):
+        return False
+
+    @property
+    def takes(self):
+        return "gradients"
+
+
+class WholeSteps(Direction):
+    """One that also says how far to go: what comes out is added to the params."""
+
+    @property
+    def makes_steps(self):
+        return True
+
+
 class LineSearch(GradientTransformation):
     """A transform of steps that evaluates the loss along them."""
 

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from ..composition import Optimizer
-from ..core import GradientTransformation, as_transformation
+from ..core import as_transformation
 from ..pytrees import pytree, static
 from ..tree import cast_like, check_params, conj, vdot, where
 from .conjugate_gradients import check_iterations, hessian_product, inexact_newton
-from .line import NEEDS, line_of, searched
+from .line import NEEDS, Direction, line_of, searched
 from .zoom import scale_by_zoom_linesearch
 
 
@@ -29,7 +29,7 @@ class ScaleByNewtonCGState:
 
 
 @pytree
-class scale_by_newton_cg(GradientTransformation):
+class scale_by_newton_cg(Direction):
     """Multiplies gradients by the inverse Hessian, approximately, by conjugate gradients that stop early.
 
     They stop where the residual has shrunk to the square root of the norm of the gradient, at most 0.1, after a
@@ -50,16 +50,8 @@ class scale_by_newton_cg(GradientTransformation):
         check_iterations(self)
 
     @property
-    def differentiable(self):
-        return False
-
-    @property
     def needs(self):
         return NEEDS
-
-    @property
-    def takes(self):
-        return "gradients"
 
     def init(self, params):
         check_params(params)

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from ..composition import Optimizer
-from ..core import GradientTransformation, Tree, increment
+from ..core import Tree, increment
 from ..pytrees import Positive, pytree, static
 from ..tree import cast_like, check_params, conj, norm, real_dtype, where, zeros_like
 from .conjugate_gradients import check_iterations, gauss_newton_product, hessian_product, inexact_newton
-from .line import NEEDS, bound_fn, line_of, numbers_of, step_along
+from .line import NEEDS, WholeSteps, bound_fn, line_of, numbers_of, step_along
 from .squares import attempt
 
 Curvature: TypeAlias = Literal["hessian", "gauss_newton"]
@@ -41,7 +41,7 @@ class ScaleByTrustRegionState:
 
 
 @pytree
-class scale_by_trust_region(GradientTransformation):
+class scale_by_trust_region(WholeSteps):
     """Turns gradients into steps to the minimum of a quadratic model of the loss, within a radius in which it is good.
 
     The minimum is found approximately, by conjugate gradients that stop where the residual has shrunk to the square
@@ -70,20 +70,8 @@ class scale_by_trust_region(GradientTransformation):
         _check(self)
 
     @property
-    def differentiable(self):
-        return False
-
-    @property
     def needs(self):
         return NEEDS | {"residual_fn"} if self.curvature == "gauss_newton" else NEEDS
-
-    @property
-    def takes(self):
-        return "gradients"
-
-    @property
-    def makes_steps(self):
-        return True
 
     def init(self, params):
         check_params(params)

@@ -35,6 +35,8 @@ WHY: dict[str, str] = {
     "times faster than the loop",
     "mlp_fashion": "between 1.4 and 1.6 from run to run; the products of matrices take most of the time of both",
     "cnn_fashion": "the ratio varies by a tenth from run to run",
+    "transformer_random": "the scan makes an epoch in one call, `fit` the steps of about a second, so that one can "
+    "watch and stop it; in each call the system hands out the memory of the activations anew",
     "sweep_rates": "the products of matrices alone take more than half of the time of gdfx: the work is bound by the "
     "arithmetic of the cores, which the loops use as well",
     "update_adam_ten": "XLA makes the same of both, ten arrays' worth of memory read and written; a loop that it "

@@ -65,7 +65,7 @@ def fit(
     `evaluate(params)` returns scalars by name, before the training, after each epoch or `evaluate_every` steps, and at
     the end; `gdfx.evaluator` makes one. It gets the params to be used, averaged where the optimizer keeps an average;
     the best of them by `metric`, to be named where there are several, are kept. `watch`, a function or several, gets a
-    `Report` at the start, and then every `watch_every` steps, by default about each quarter of a second. It may return
+    `Report` at the start, and then every `watch_every` steps, by default about each second. It may return
     an optimizer with other numbers to go on with: `report.optimizer.replace(learning_rate=0.01)`. `progress` shows a
     bar: by default where tqdm is installed. `executor` is `"scan"` for many steps in one compiled call, `"loop"` for
     one, by default what the backend runs faster; the numbers are the same, but for the rounding of a step that XLA

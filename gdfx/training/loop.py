@@ -16,8 +16,9 @@ Executor = Literal["auto", "scan", "loop"]
 
 BLOCK = 2048
 """The most steps that one call makes."""
-SECONDS = 0.25
-"""How long a call should take: short enough to watch the progress, long enough for calling to cost nothing."""
+SECONDS = 1.0
+"""How long a call should take: short enough to watch the progress, long enough for it to cost nothing that each call is
+given its memory anew."""
 BYTES = 2**26
 """The most that the rows of one call, and what its steps put out, may take."""
 

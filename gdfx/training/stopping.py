@@ -30,7 +30,7 @@ class wall_time(StoppingRule):
     """Stops when training has taken `seconds`, with the time it took to compile.
 
     A compiled program cannot read the clock, and `fit` makes many steps in one call of it: this is checked with the
-    time at which the call began, and may hold too late by such a call, about a quarter of a second, and one step.
+    time at which the call began, and may hold too late by such a call, about a second, and one step.
     """
 
     seconds: NonNegative

@@ -260,7 +260,7 @@ def transformer_random(setting: Setting) -> Workload:
     tokens = np.random.default_rng(0).integers(0, 96, (windows, length + 1), np.int32)
     model = gdfx.models.transformer(96, width, depth, 2 if setting.quick else 4, length)
     options = {"learning_rate": 1e-3, "weight_decay": 1e-4}
-    task = Task(model, tokens[:, :-1], tokens[:, 1:], 16, 1, "adamw", options)
+    task = Task(model, tokens[:, :-1], tokens[:, 1:], 16, 1 if setting.quick else 4, "adamw", options)
     hands = {SCAN: by_hand(task, SCAN), STEP: by_hand(task, STEP), OWN_LOOP: own_loop(task)}
     return Workload(
         about="transformer of 4 layers of 128 on random tokens, batches of 16 windows of 64, adamw",

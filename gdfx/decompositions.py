@@ -1,4 +1,4 @@
-"""Decompositions of matrices and stacks of them, as constants for derivatives.
+"""Decompositions of matrices and stacks of them, and systems of equations, as constants for derivatives.
 
 LAPACK, as jaxlib calls it on a CPU, deals the matrices of a stack out to the threads that also run the program, and
 waits for them: on a machine of two cores two stacks wait for each other without end (jaxlib 0.10). So they go to it one
@@ -10,18 +10,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-Decomposition = Callable[[jax.Array], tuple[jax.Array, ...]]
+Decomposition = Callable[..., tuple[jax.Array, ...]]
 
 
 def _one_at_a_time(decompose: Decomposition) -> Decomposition:
     @jax.custom_batching.sequential_vmap
-    def of_stack(x):
-        if x.ndim == 2:
-            return decompose(x)
-        parts = jax.lax.map(decompose, x.reshape(-1, *x.shape[-2:]))
-        return tuple(part.reshape(*x.shape[:-2], *part.shape[1:]) for part in parts)
+    def of_stack(*xs):
+        if xs[0].ndim == 2:
+            return decompose(*xs)
+        stack = xs[0].shape[:-2]
+        parts = jax.lax.map(lambda x: decompose(*x), tuple(x.reshape(-1, *x.shape[-2:]) for x in xs))
+        return tuple(part.reshape(*stack, *part.shape[1:]) for part in parts)
 
-    return lambda x: jax.lax.platform_dependent(jax.lax.stop_gradient(x), cpu=of_stack, default=decompose)
+    return lambda *xs: jax.lax.platform_dependent(*jax.lax.stop_gradient(xs), cpu=of_stack, default=decompose)
 
 
 @_one_at_a_time
@@ -40,3 +41,21 @@ def qr(x: jax.Array) -> tuple[jax.Array, ...]:
 def svd(x: jax.Array) -> tuple[jax.Array, ...]:
     """Left singular vectors in columns, singular values, descending, and right singular vectors in rows."""
     return tuple(jnp.linalg.svd(x, full_matrices=False))
+
+
+@_one_at_a_time
+def solve(a: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
+    """The inverse of `a` times the matrices `x`."""
+    return (jnp.linalg.solve(a, x),)
+
+
+@_one_at_a_time
+def solve_upper(r: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
+    """The inverse of `r`, upper triangular, times the matrices `x`."""
+    return (jax.lax.linalg.triangular_solve(r, x, left_side=True),)
+
+
+@_one_at_a_time
+def solve_adjoint(r: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
+    """The inverse of the adjoint of `r`, upper triangular, times the matrices `x`."""
+    return (jax.lax.linalg.triangular_solve(r, x, left_side=True, transpose_a=True, conjugate_a=True),)

@@ -164,6 +164,7 @@ def test_kron_is_fitted_ever_less_often():
         gdfx.splus(0.1, weight_dimension_numbers=STACKS),
         gdfx.galore(0.1, 2, weight_dimension_numbers=STACKS),
         gdfx.dion(0.1, muon_weight_dimension_numbers=STACKS),
+        gdfx.psgd_kron(0.1, weight_dimension_numbers=STACKS),
     ],
     ids=lambda opt: type(opt).__name__,
 )

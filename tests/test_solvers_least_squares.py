@@ -1,5 +1,7 @@
 """Nonlinear least squares: the problems of Moré, Garbow and Hillstrom, SciPy's answers, and the edges."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -346,3 +348,14 @@ def test_named_errors():
         levenberg_marquardt(damping=0.0)
     assert levenberg_marquardt().makes_steps
     assert dogleg().makes_steps
+
+
+@pytest.mark.parametrize("method", ["levenberg_marquardt", "gauss_newton", "dogleg", "lbfgsb"])
+def test_lapack_gets_one_matrix_at_a_time(method):
+    """Two stacks at once, in the threads of a sweep, may never come back on a machine of two cores."""
+    residual = lambda x: jnp.stack([10 * (x[1] - x[0] ** 2), 1 - x[0]])
+    solve = lambda x: gdfx.minimize(gdfx.sum_of_squares(residual), x, method=method, max_steps=3).x
+    lowered = jax.jit(jax.vmap(solve)).trace(jnp.ones((4, 2))).lower(lowering_platforms=("cpu",))
+    calls = re.findall(r"custom_call @lapack_\w+\(.*: \(tensor<([\dx]+)x[fc]\d", lowered.as_text())
+    assert calls
+    assert {call.count("x") for call in calls} == {1}

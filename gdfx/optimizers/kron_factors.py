@@ -1,8 +1,8 @@
 """The Kronecker factors of PSGD, and how they are fitted: https://arxiv.org/abs/1512.04202."""
 
-import jax
 import jax.numpy as jnp
 
+from ..decompositions import solve_adjoint
 from ..tree import abs2, ratio, sqrt
 from ..tree.numerics import adjoint
 
@@ -73,7 +73,7 @@ def _solved(q, x):
     """The adjoint of `q` inverted, times `x`."""
     if _is_diagonal(q, x):
         return x / q[..., None]
-    return jax.lax.linalg.triangular_solve(q, x, left_side=True, transpose_a=True, conjugate_a=True)
+    return solve_adjoint(q, x)[0]
 
 
 def _fitted(q, a, b, rate):

@@ -12,6 +12,7 @@ from jax.core import Tracer
 
 from ..composition import Optimizer
 from ..core import Tree, apply_updates, increment
+from ..decompositions import qr, solve_upper
 from ..pytrees import Positive, pytree, static
 from ..transforms.project import box_like, projected_grad_norm, steps_within
 from ..tree import cast_like, check_real_params, norm, path_str, ratio, real_dtype, where, widen, zeros_like
@@ -121,8 +122,8 @@ def _by_qr(residuals, gradient, free, damping, scale):
     largest = jnp.maximum(scale, _finite(jnp.sum(jnp.square(jacobian), axis=0)))
     d = _roots(largest)
     scaled = jnp.where(free[None], jacobian / d[None], 0)
-    q, r = jnp.linalg.qr(jnp.concatenate([scaled, jnp.sqrt(damping) * jnp.eye(d.size, dtype=d.dtype)]))
-    step = -jax.scipy.linalg.solve_triangular(r, dot(values, q[: values.size])) / d
+    q, r = qr(jnp.concatenate([scaled, jnp.sqrt(damping) * jnp.eye(d.size, dtype=d.dtype)]))
+    step = -solve_upper(r, dot(values, q[: values.size])[:, None])[0][:, 0] / d
     return step, largest, lambda step: dot(jacobian, step)
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from ..core import GradientTransformation, Tree
+from ..decompositions import svd
 from ..tree import cast, cast_like, check_real_params, norm, path_str, ratio, real_dtype, widen
 from .line import NEEDS as LINE_NEEDS, Line, bound_fn, check_needs
 
@@ -185,13 +186,13 @@ def attempt(line: Line, step: Tree, predicted: jax.Array) -> tuple[Tree, jax.Arr
 
 def least_norm(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     """The shortest of the vectors that `matrix`, of any shape and rank, takes nearest to `vector`."""
-    u, inverse, vt = _inverted(matrix)
+    u, inverse, vt = _inverted(matrix, svd)
     return dot(inverse * dot(vector, u), vt)
 
 
-def _inverted(matrix):
+def _inverted(matrix, decompose):
     """The singular vectors, and the inverses of the singular values, 0 for those that are rounding."""
-    u, s, vt = jnp.linalg.svd(matrix, full_matrices=False)
+    u, s, vt = decompose(matrix)
     least = jnp.finfo(s.dtype).eps * max(matrix.shape) * jnp.max(s, initial=0)
     return u, ratio(jnp.ones_like(s), jnp.where(s <= least, 0, s)), vt
 
@@ -228,6 +229,6 @@ def covariance(residual_fn: Callable[..., Tree], params: Tree, *args: Any) -> ja
     m, n = residuals.size, x.size
     if m <= n:
         raise ValueError(f"covariance: {m} residuals for {n} params, expected more residuals than params")
-    _, inverse, vt = _inverted(jax.jacfwd(of_vector)(x))
+    _, inverse, vt = _inverted(jax.jacfwd(of_vector)(x), functools.partial(jnp.linalg.svd, full_matrices=False))
     half = inverse[:, None] * vt
     return norm(residuals, squared=True) / (m - n) * dot(half.T, half)

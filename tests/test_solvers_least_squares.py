@@ -350,12 +350,13 @@ def test_named_errors():
     assert dogleg().makes_steps
 
 
-@pytest.mark.parametrize("method", ["levenberg_marquardt", "gauss_newton", "dogleg", "lbfgsb"])
+@pytest.mark.parametrize("method", ["levenberg_marquardt", "gauss_newton", "dogleg", "lbfgsb", "bfgs"])
 def test_lapack_gets_one_matrix_at_a_time(method):
     """Two stacks at once, in the threads of a sweep, may never come back on a machine of two cores."""
-    residual = lambda x: jnp.stack([10 * (x[1] - x[0] ** 2), 1 - x[0]])
-    solve = lambda x: gdfx.minimize(gdfx.sum_of_squares(residual), x, method=method, max_steps=3).x
-    lowered = jax.jit(jax.vmap(solve)).trace(jnp.ones((4, 2))).lower(lowering_platforms=("cpu",))
+    fn = gdfx.sum_of_squares(lambda x, a: jnp.stack([10 * (x[1] - x[0] ** 2), a - x[0]]))
+    solve = lambda a: gdfx.minimize(fn, jnp.zeros(2), a, method=method, max_steps=3).params
+    derivatives = jax.vmap(jax.jacfwd(solve))  # they solve a system, if the method does not
+    lowered = jax.jit(derivatives).trace(jnp.ones(4)).lower(lowering_platforms=("cpu",))
     calls = re.findall(r"custom_call @lapack_\w+\(.*: \(tensor<([\dx]+)x[fc]\d", lowered.as_text())
     assert calls
     assert {call.count("x") for call in calls} == {1}

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 
 from ..core import Tree
 from ..solvers.conjugate_gradients import truncated_cg
+from ..solvers.squares import least_norm
 from ..tree import cast_like, scale, widen
 
 _DENSE = 512
@@ -51,10 +52,13 @@ def _solution(product: Callable[[Tree], Tree], rhs: Tree) -> Tree:
     """The least solution of a symmetric system."""
     flat, unravel = ravel_pytree(rhs)
     of_flat = lambda v: ravel_pytree(product(unravel(v)))[0]
-    if flat.size > _DENSE:
-        return unravel(jax.lax.custom_linear_solve(of_flat, flat, _by_conjugate_gradients, symmetric=True))
-    matrix = jax.vmap(of_flat)(jnp.eye(flat.size, dtype=flat.dtype))
-    return unravel(jnp.linalg.pinv((matrix + matrix.T) / 2, hermitian=True) @ flat)
+    solve = _by_conjugate_gradients if flat.size > _DENSE else _by_singular_values
+    return unravel(jax.lax.custom_linear_solve(of_flat, flat, solve, symmetric=True))
+
+
+def _by_singular_values(product: Callable[[Tree], Tree], rhs: jax.Array) -> jax.Array:
+    matrix = jax.vmap(product)(jnp.eye(rhs.size, dtype=rhs.dtype))
+    return least_norm((matrix + matrix.T) / 2, rhs)
 
 
 def _by_conjugate_gradients(product: Callable[[Tree], Tree], rhs: jax.Array) -> jax.Array:

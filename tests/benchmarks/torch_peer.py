@@ -92,7 +92,8 @@ def update(torch: Any, request: dict[str, Any], device: str) -> Callable[[], dic
     """Updates params by gradients that stay the same; tells the seconds of the first step and of those that follow."""
 
     def repeat() -> dict[str, float]:
-        params, grads = ([torch.from_numpy(x).to(device) for x in normal(request["shapes"], seed)] for seed in range(2))
+        copied = lambda seed: [torch.tensor(x, device=device) for x in normal(request["shapes"], seed)]
+        params, grads = copied(0), copied(1)  # in memory of PyTorch, not of NumPy, which asks for huge pages
         before = params[0].clone()
         for param, grad in zip(params, grads, strict=True):
             param.requires_grad_().grad = grad

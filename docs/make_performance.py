@@ -74,10 +74,10 @@ target is the ratio that was aimed at, and stands here whether it was met or mis
 From a CPU there are ratios only, as its times say little about another machine; from a GPU there are times and
 bandwidths as well.
 
-The CPU is that of a rented machine, whose last cache and memory others use too. The same program of gdfx, on the same
-arrays, took half as long again for `update_clip_adamw_ten` in one minute as in the next; XLA compiles it to loops that
-go over the arrays more than once. PyTorch's kernel goes over them once, and its time changed little. So runs an hour
-apart gave 0.88 and 1.37 for the ratio of these two.
+The same program of gdfx, on the same arrays, took half as long again for `update_clip_adamw_ten` in one minute as in
+the next, presumably as others on this rented machine used its last cache and memory: XLA compiles it to loops that go
+over the arrays more than once. PyTorch's kernel goes over them once, and its time changed little. So runs an hour apart
+gave 0.88 and 1.37 for the ratio of these two.
 """
 
 

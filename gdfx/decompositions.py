@@ -6,21 +6,22 @@ matrix at a time, also under `vmap`.
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 
-Decomposition = Callable[..., tuple[jax.Array, ...]]
+Result = TypeVar("Result", jax.Array, tuple[jax.Array, ...])
 
 
-def _one_at_a_time(decompose: Decomposition) -> Decomposition:
+def _one_at_a_time(decompose: Callable[..., Result]) -> Callable[..., Result]:
     @jax.custom_batching.sequential_vmap
     def of_stack(*xs):
         if xs[0].ndim == 2:
             return decompose(*xs)
         stack = xs[0].shape[:-2]
         parts = jax.lax.map(lambda x: decompose(*x), tuple(x.reshape(-1, *x.shape[-2:]) for x in xs))
-        return tuple(part.reshape(*stack, *part.shape[1:]) for part in parts)
+        return jax.tree.map(lambda part: part.reshape(*stack, *part.shape[1:]), parts)
 
     return lambda *xs: jax.lax.platform_dependent(*jax.lax.stop_gradient(xs), cpu=of_stack, default=decompose)
 
@@ -44,18 +45,18 @@ def svd(x: jax.Array) -> tuple[jax.Array, ...]:
 
 
 @_one_at_a_time
-def solve(a: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
+def solve(a: jax.Array, x: jax.Array) -> jax.Array:
     """The inverse of `a` times the matrices `x`."""
-    return (jnp.linalg.solve(a, x),)
+    return jnp.linalg.solve(a, x)
 
 
 @_one_at_a_time
-def solve_upper(r: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
+def solve_upper(r: jax.Array, x: jax.Array) -> jax.Array:
     """The inverse of `r`, upper triangular, times the matrices `x`."""
-    return (jax.lax.linalg.triangular_solve(r, x, left_side=True),)
+    return jax.lax.linalg.triangular_solve(r, x, left_side=True)
 
 
 @_one_at_a_time
-def solve_adjoint(r: jax.Array, x: jax.Array) -> tuple[jax.Array, ...]:
+def solve_adjoint(r: jax.Array, x: jax.Array) -> jax.Array:
     """The inverse of the adjoint of `r`, upper triangular, times the matrices `x`."""
-    return (jax.lax.linalg.triangular_solve(r, x, left_side=True, transpose_a=True, conjugate_a=True),)
+    return jax.lax.linalg.triangular_solve(r, x, left_side=True, transpose_a=True, conjugate_a=True)

@@ -73,7 +73,7 @@ def _solved(q, x):
     """The adjoint of `q` inverted, times `x`."""
     if _is_diagonal(q, x):
         return x / q[..., None]
-    return solve_adjoint(q, x)[0]
+    return solve_adjoint(q, x)
 
 
 def _fitted(q, a, b, rate):

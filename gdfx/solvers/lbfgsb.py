@@ -148,7 +148,7 @@ def _direction(x, g, l, u, s, y):  # noqa: E741 # the paper's l
     w = jnp.concatenate([y, theta * s])
     lower, unused = jnp.tril(_dot(s, y.T), -1), jnp.diag(jnp.where(used, 0, 1).astype(x.dtype))
     inverse_m = jnp.block([[-jnp.eye(len(s), dtype=x.dtype), lower.T], [lower, theta * _dot(s, s.T) + unused]])
-    (m,) = solve(inverse_m, jnp.eye(len(inverse_m), dtype=x.dtype))
+    m = solve(inverse_m, jnp.eye(len(inverse_m), dtype=x.dtype))
 
     cauchy = _cauchy_point(x, g, l, u, theta, w, m)
     free = (cauchy > l) & (cauchy < u)
@@ -156,7 +156,7 @@ def _direction(x, g, l, u, s, y):  # noqa: E741 # the paper's l
     # Over the free variables the model is minimized by the formula of Sherman, Morrison and Woodbury.
     w_free = jnp.where(free[None], w, 0)
     r = jnp.where(free, g + theta * z - _dot(_dot(m, _dot(w, z)), w), 0)
-    v = solve(inverse_m - _dot(w_free, w_free.T) / theta, _dot(w_free, r)[:, None])[0][:, 0]
+    v = solve(inverse_m - _dot(w_free, w_free.T) / theta, _dot(w_free, r)[:, None])[:, 0]
     newton = -(r + _dot(v, w_free) / theta) / theta
     projected = jnp.clip(cauchy + newton, l, u) - x
     truncated = jnp.clip(cauchy + jnp.minimum(_room(cauchy, newton, l, u), 1) * newton, l, u) - x

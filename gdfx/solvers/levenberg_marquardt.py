@@ -123,7 +123,7 @@ def _by_qr(residuals, gradient, free, damping, scale):
     d = _roots(largest)
     scaled = jnp.where(free[None], jacobian / d[None], 0)
     q, r = qr(jnp.concatenate([scaled, jnp.sqrt(damping) * jnp.eye(d.size, dtype=d.dtype)]))
-    step = -solve_upper(r, dot(values, q[: values.size])[:, None])[0][:, 0] / d
+    step = -solve_upper(r, dot(values, q[: values.size])[:, None])[:, 0] / d
     return step, largest, lambda step: dot(jacobian, step)
 
 

@@ -186,15 +186,14 @@ def attempt(line: Line, step: Tree, predicted: jax.Array) -> tuple[Tree, jax.Arr
 
 def least_norm(matrix: jax.Array, vector: jax.Array) -> jax.Array:
     """The shortest of the vectors that `matrix`, of any shape and rank, takes nearest to `vector`."""
-    u, inverse, vt = _inverted(matrix, svd)
-    return dot(inverse * dot(vector, u), vt)
+    u, s, vt = svd(matrix)
+    return dot(_inverses(s, matrix.shape) * dot(vector, u), vt)
 
 
-def _inverted(matrix, decompose):
-    """The singular vectors, and the inverses of the singular values, 0 for those that are rounding."""
-    u, s, vt = decompose(matrix)
-    least = jnp.finfo(s.dtype).eps * max(matrix.shape) * jnp.max(s, initial=0)
-    return u, ratio(jnp.ones_like(s), jnp.where(s <= least, 0, s)), vt
+def _inverses(s, shape):
+    """Those of the singular values of a matrix of this shape, 0 for those that are rounding."""
+    least = jnp.finfo(s.dtype).eps * max(shape) * jnp.max(s, initial=0)
+    return ratio(jnp.ones_like(s), jnp.where(s <= least, 0, s))
 
 
 def dot(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -229,6 +228,6 @@ def covariance(residual_fn: Callable[..., Tree], params: Tree, *args: Any) -> ja
     m, n = residuals.size, x.size
     if m <= n:
         raise ValueError(f"covariance: {m} residuals for {n} params, expected more residuals than params")
-    _, inverse, vt = _inverted(jax.jacfwd(of_vector)(x), functools.partial(jnp.linalg.svd, full_matrices=False))
-    half = inverse[:, None] * vt
+    _, s, vt = jnp.linalg.svd(jax.jacfwd(of_vector)(x), full_matrices=False)  # has derivatives, unlike `svd`
+    half = _inverses(s, (m, n))[:, None] * vt
     return norm(residuals, squared=True) / (m - n) * dot(half.T, half)

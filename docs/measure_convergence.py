@@ -11,7 +11,6 @@ import argparse
 import importlib.metadata
 import json
 import math
-import os
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ import numpy as np
 from make_convergence import FOUND, base_of
 
 import gdfx
+from gdfx.sweeps.export import write
 
 SETTING = {
     "steps": 600,
@@ -226,16 +226,9 @@ def measure(names: list[str], setting: dict[str, int], text: str) -> None:
             rest, targets = base["rate"], base["losses"][str(setting["steps"])]
         records[name] = task.measure(method, rest, targets)
         found["methods"] = {name: records[name] for name in METHODS if name in records}
-        write(found)
+        write(FOUND, json.dumps(found, indent=1) + "\n")
         print(name, records[name], flush=True)
         jax.clear_caches()
-
-
-def write(found: dict[str, Any]) -> None:
-    """Replaces the file as a whole, so that none is cut off in the middle."""
-    new = FOUND.with_suffix(".new")
-    new.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    os.replace(new, FOUND)
 
 
 if __name__ == "__main__":

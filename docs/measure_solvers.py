@@ -181,6 +181,8 @@ def measure(words: list[str], again: bool) -> None:
     """Runs the methods whose names contain one of the words, all without any, and writes each run at once."""
     import jax
 
+    from gdfx.sweeps.export import write
+
     problems = import_module("problems").PROBLEMS
     chosen = [m for m in METHODS if not words or any(word in m for word in words)]
     chosen = [m for m in chosen if util.find_spec(m.partition(" ")[0])]
@@ -200,16 +202,9 @@ def measure(words: list[str], again: bool) -> None:
             judge = judge or Judge(problem)
             runs[method] = judge.run(lambda run, p=package, c=called: PACKAGES[p](c, run))
             found["versions"] |= {"jax": jax.__version__} | ({} if package == "gdfx" else {package: version(package)})
-            write(found)
+            write(FOUND, json.dumps(found, indent=1) + "\n")
             print(name, method, runs[method], flush=True)
         jax.clear_caches()
-
-
-def write(found: dict[str, Any]) -> None:
-    """Replaces the file as a whole, so that none is cut off in the middle."""
-    new = FOUND.with_suffix(".new")
-    new.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    os.replace(new, FOUND)
 
 
 if __name__ == "__main__":

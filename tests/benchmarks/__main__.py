@@ -6,13 +6,13 @@ python -m tests.benchmarks mlp_fashion --torch-python ~/torch/bin/python --json 
 
 import argparse
 import json
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from gdfx.sweeps.export import write
 
 from . import solvers, sweeps, training, updates  # noqa: F401 - they register their workloads
 from .runner import GDFX, WORKLOADS, Setting, environment, measure
@@ -46,7 +46,7 @@ def main() -> None:
         report["workloads"][name] = record
         print("\n" + table(name, record, verdicts=not args.quick, times=about["platform"] != "cpu"), flush=True)
         if args.json:
-            write(args.json, report)
+            write(args.json, json.dumps(report, indent=1))
     if args.json:
         print(f"\nwrote {args.json}")
 
@@ -89,20 +89,6 @@ def _verdicts(told: dict[str, Any]) -> str:
         value = "" if reached is None else f" {reached:.3g}"
         notes.append(f"{kind}{value}, at most {limit:g}: {met}")
     return "; ".join(notes)
-
-
-def write(path: Path, report: dict[str, Any]) -> None:
-    """Writes `report` as JSON, whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.absolute().parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(report, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 if __name__ == "__main__":

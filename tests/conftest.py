@@ -1,5 +1,6 @@
 """Set-up of every test: strict promotion, a compilation cache, reproducible random examples."""
 
+import importlib
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -55,6 +56,13 @@ def x64():
     """Runs the test with 64-bit types."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def docs_script(monkeypatch):
+    """A function that imports the script of this name from docs/."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "docs"))
+    return importlib.import_module
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,6 +1,5 @@
 """The catalogue as a whole: names and arguments are optax's, state is as small as promised, the page is up to date."""
 
-import importlib.util
 import inspect
 import re
 import statistics
@@ -131,11 +130,6 @@ def test_files_are_short():
     assert {name: n for name, n in lengths.items() if n > 200} == {}
 
 
-def test_page_is_up_to_date():
-    path = ROOT / "docs" / "make_optimizers.py"
-    spec = importlib.util.spec_from_file_location("make_optimizers", path)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    assert (ROOT / "docs" / "optimizers.md").read_text() == script.page(), f"run: python {path.relative_to(ROOT)}"
+def test_page_is_up_to_date(docs_script):
+    script = docs_script("make_optimizers")
+    assert (ROOT / "docs" / "optimizers.md").read_text() == script.page(), f"run: python {script.__file__}"

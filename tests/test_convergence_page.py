@@ -1,10 +1,8 @@
 """The page of steps to AdamW's loss is what its script makes of what was measured, and the measuring works."""
 
-import importlib
 import json
 import math
 import string
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,18 +10,15 @@ import pytest
 
 import gdfx
 
-ROOT = Path(__file__).parents[1]
+
+@pytest.fixture
+def script(docs_script):
+    return docs_script("make_convergence")
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    return importlib.import_module("make_convergence")
-
-
-@pytest.fixture
-def measuring(script):
-    return importlib.import_module("measure_convergence")
+def measuring(docs_script):
+    return docs_script("measure_convergence")
 
 
 def test_page_is_up_to_date(script):

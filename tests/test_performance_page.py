@@ -1,24 +1,14 @@
 """The page of performance is what its script makes of what was measured, and the script tells what was missed."""
 
-import importlib.util
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-SCRIPT = ROOT / "docs" / "make_performance.py"
-
 
 @pytest.fixture
-def script():
-    spec = importlib.util.spec_from_file_location("make_performance", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(docs_script):
+    return docs_script("make_performance")
 
 
 def ran(run, **more):
@@ -50,7 +40,7 @@ PEERS = {
 
 
 def test_page_is_up_to_date(script):
-    assert script.PAGE.read_text(encoding="utf-8") == script.page(script.measured()), f"run: python {SCRIPT}"
+    assert script.PAGE.read_text(encoding="utf-8") == script.page(script.measured()), f"run: python {script.__file__}"
 
 
 def test_plots_are_those_of_the_page(script):
@@ -76,8 +66,8 @@ def test_lines_of_a_cpu(script):
     assert " ms" not in page
 
 
-def test_limits_of_gdfx(script):
-    script.WHY["mlp_toy"] = "it has to be so"
+def test_limits_of_gdfx(script, monkeypatch):
+    monkeypatch.setitem(script.WHY, "mlp_toy", "it has to be so")
     told = report()
     ours = told["workloads"]["mlp_toy"]["contestants"]["gdfx"]
     ours |= {"median": {"memory_over": 1.02, "beyond_jax": 0.2}, "limits": {"memory_over": 1.05, "beyond_jax": 0.15}}

@@ -2,7 +2,6 @@
 
 import importlib
 import json
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +9,15 @@ import numpy as np
 import pytest
 from problems import PROBLEMS
 
-ROOT = Path(__file__).parents[1]
+
+@pytest.fixture
+def script(docs_script):
+    return docs_script("make_solvers")
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
-    return importlib.import_module("make_solvers")
-
-
-@pytest.fixture
-def measuring(script):
-    return importlib.import_module("measure_solvers")
+def measuring(docs_script):
+    return docs_script("measure_solvers")
 
 
 def test_page_is_up_to_date(script):
